@@ -1,0 +1,1 @@
+"""The controller decides: objects in, plans out. It never touches a namespace."""

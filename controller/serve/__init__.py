@@ -1,0 +1,1 @@
+"""Façades: translate, validate, delegate."""

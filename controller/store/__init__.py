@@ -1,0 +1,1 @@
+"""Versioned documents, transactions and watches."""

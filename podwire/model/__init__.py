@@ -1,0 +1,1 @@
+"""Value types that are parsed once at the edge and trusted afterwards."""
