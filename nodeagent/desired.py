@@ -47,6 +47,7 @@ class Assembler:
     def __init__(self) -> None:
         self.desired = Desired()
         self.live = False  # a complete snapshot arrived on the present stream: what it did not name may go
+        self._adopting = ""  # the store whose snapshot may replace what another store (or a later revision) said
         self._begin: sync.Begin | None = None
         self._chunks: list[sync.Chunk] = []
         self._hash = hashlib.sha256()
@@ -54,8 +55,16 @@ class Assembler:
     def restart(self) -> None:
         """A new stream: an unfinished snapshot is dropped, and nothing unknown may be swept until the next END."""
         self.live = False
+        self._adopting = ""
         self._begin = None
         self._chunks = []
+
+    def welcome(self, welcome: sync.Welcome) -> None:
+        """The controller's answer to Hello: with `adopt_store` it has taken our inventory into account, and its word counts even
+        when its store is another one or its revision lower than ours.
+        """
+        if welcome.adopt_store:
+            self._adopting = welcome.store_id
 
     def feed(self, message: sync.SyncResponse) -> list[Record] | None:
         """Takes one message; returns the records to make durable when the desired state moved on, else None.

@@ -1,7 +1,8 @@
 """What is missing, and what is too much: (desired, observed) → operations. Pure.
 
 In: a `View`: the network and pods the controller wants, and one reading of the kernel. Out: operations in an order that is safe to
-stop anywhere in: node first, then peers, sandboxes, wiring; then fences, sandboxes and links that must go, then peers. Only the missing
+stop anywhere in: node first, then peers; sandboxes that are dead or replaced, new sandboxes, wiring; then fences, sandboxes and links
+that must go, then peers. Only the missing
 difference is named, so the diff of a node that is right is empty. What is unknown is left alone unless `may_sweep`.
 """
 
@@ -22,6 +23,7 @@ from nodeagent.kernel.base import (
     Sandbox,
 )
 from nodeagent.operations import (
+    AdoptSandbox,
     DeleteLinks,
     DeletePeers,
     DropSandbox,
@@ -53,6 +55,10 @@ class View:
     )  # by slot; a slot that is not here was not looked at
     owners: Mapping[str, str] = field(default_factory=dict)  # slot → UID; "" for a warm one
     may_sweep: bool = False
+    assumed: frozenset[str] = frozenset()  # UIDs that are right, though the reading is older than their wiring
+    cleaning: frozenset[str] = (
+        frozenset()
+    )  # slots dropped a moment ago: the kernel is taking their links away by itself
 
 
 def node_network(
@@ -117,12 +123,15 @@ def pod_link(network: NodeNetwork, pod: state.PodState, slot: str) -> PodLink:
 
 def diff(view: View) -> list[Operation]:
     """The operations that make the node what it should be; empty when it is."""
+    replaced, surplus = _sandboxes_surplus(view)
     return [
         *_node(view),
         *_peers_missing(view),
+        *replaced,
         *_pods_missing(view),
         *_guard(view),
-        *_pods_surplus(view),
+        *surplus,
+        *_links_surplus(view),
         *_peers_surplus(view),
     ]
 
@@ -159,10 +168,14 @@ def _pods_missing(view: View) -> list[Operation]:
     operations: list[Operation] = []
     for uid, link in view.pods.items():
         sandbox = alive.get(link.slot)
+        if uid in view.assumed and sandbox is not None:
+            continue
         if sandbox is None:
             operations.append(MakeSandbox(uid, link.slot, view.hostnames.get(uid, "")))
         elif is_wired(link, links.get(link.name), view.ends.get(link.slot)):
             continue
+        else:
+            operations.append(AdoptSandbox(uid, sandbox, view.hostnames.get(uid, "")))
         operations.append(WirePod(link, sandbox))
     return operations
 
@@ -200,35 +213,35 @@ def _guard(view: View) -> list[Operation]:
     return [ResetGuard(view.network, tuple(link for link in view.pods.values() if link.name in present))]
 
 
-def _pods_surplus(view: View) -> list[Operation]:
-    """Pods that must go, dead pins, and (only when sweeping is allowed) sandboxes and links that nobody knows."""
+def _sandboxes_surplus(view: View) -> tuple[list[Operation], list[Operation]]:
+    """Sandboxes that must go. First those in the way of a new one (dead, or replaced by another slot), which go before it is made;
+    then those of pods that leave and, only when sweeping is allowed, those that nobody knows.
+    """
     wanted_slots = {link.slot for link in view.pods.values()}
     links_by_slot = {link.slot: link for link in view.observed.pods}
-    operations: list[Operation] = []
-    dropped: set[str] = set()
+    replaced: list[Operation] = []
+    surplus: list[Operation] = []
     for sandbox in view.sandboxes:
         link = links_by_slot.get(sandbox.slot)
-        owner = view.owners.get(sandbox.slot) or (link.uid if link else None)
-        warm = owner is None and sandbox.slot in view.owners
-        ordered = owner in view.leaving
-        replaced = owner in view.pods and sandbox.slot not in wanted_slots
-        unknown = owner not in view.pods and not ordered and not warm and view.may_sweep
-        dead = sandbox.pid == 0
-        if not (ordered or replaced or unknown or dead):
+        owner = view.owners.get(sandbox.slot) or (link.uid if link else "")
+        warm = not owner and sandbox.slot in view.owners
+        in_the_way = sandbox.pid == 0 or (owner in view.pods and sandbox.slot not in wanted_slots)
+        leaves = owner in view.leaving or (view.may_sweep and not warm and owner not in view.pods)
+        if not in_the_way and not leaves:
             continue
-        if link is not None and link.up and not dead:
-            operations.append(FencePod(owner or "", link.name))
-        operations.append(DropSandbox(owner or "", sandbox))
-        dropped.add(sandbox.slot)
-    live_slots = {sandbox.slot for sandbox in view.sandboxes if sandbox.pid} - dropped
+        operations = replaced if in_the_way else surplus
+        if link is not None and link.up:
+            operations.append(FencePod(owner, link.name))
+        operations.append(DropSandbox(owner, sandbox))
+    return replaced, surplus
+
+
+def _links_surplus(view: View) -> list[Operation]:
+    """Host ends that no sandbox holds: left over when a namespace lost its pin and its pause process behind our back."""
+    held = {sandbox.slot for sandbox in view.sandboxes} | view.cleaning
     orphans = tuple(
         link.name
         for link in view.observed.pods
-        if link.slot not in live_slots
-        and link.slot not in dropped
-        and link.uid not in view.pods
-        and (view.may_sweep or link.uid in view.leaving)
+        if link.slot not in held and link.uid not in view.pods and (view.may_sweep or link.uid in view.leaving)
     )
-    if orphans:
-        operations.append(DeleteLinks(orphans))
-    return operations
+    return [DeleteLinks(orphans)] if orphans else []

@@ -36,6 +36,15 @@ class MakeSandbox:
 
 
 @dataclass(frozen=True, slots=True)
+class AdoptSandbox:
+    """Gives a sandbox that was made ahead (or half-adopted before a crash) its pod's hostname."""
+
+    uid: str
+    sandbox: Sandbox
+    hostname: str
+
+
+@dataclass(frozen=True, slots=True)
 class WirePod:
     """eth0, addresses, routes, guard. The sandbox is the one observed, or None when a MakeSandbox before it makes it."""
 
@@ -82,5 +91,14 @@ class DeletePeers:
 
 
 Operation = (
-    EnsureNode | EnsurePeers | MakeSandbox | WirePod | ResetGuard | FencePod | DropSandbox | DeleteLinks | DeletePeers
+    EnsureNode
+    | EnsurePeers
+    | MakeSandbox
+    | AdoptSandbox
+    | WirePod
+    | ResetGuard
+    | FencePod
+    | DropSandbox
+    | DeleteLinks
+    | DeletePeers
 )

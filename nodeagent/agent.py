@@ -1,0 +1,453 @@
+"""The agent's loop: observe → diff → apply → read back, for one node.
+
+In: a `Desired` from `sync.py`, hints that something changed (the kernel's notifications, a container's life, a timer), and the kernel
+itself. Out: a node that is as desired, and reports. Level-triggered: hints only say "look now"; what is done follows from one reading.
+Between readings the agent trusts what it has just done, so that a burst of pods costs no reading per batch; every reading that finds
+something else than expected is drift, and is mended and reported. The order of removing a pod: containers stop, then fence, then
+sandbox, and only when nothing is left is the controller told, which frees the address.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import structlog
+
+from nodeagent.apply import Applied, Applier, Threads
+from nodeagent.config import ENDS_EVERY_S, LOOK_AGAIN_S, RESYNC_S, RETRY_S
+from nodeagent.desired import Assembler, Desired
+from nodeagent.diff import View, diff, node_network, pod_link
+from nodeagent.journal import Journal, Record
+from nodeagent.kernel.base import (
+    Failure,
+    Kernel,
+    NodeNetwork,
+    Observed,
+    ObservedPodEnd,
+    Peer,
+    PodLink,
+    Sandbox,
+    Sandboxes,
+)
+from nodeagent.operations import AdoptSandbox, EnsureNode, EnsurePeers, MakeSandbox, Operation, WirePod
+from nodeagent.slots import Slots
+from podwire.api.v1 import state_pb2 as state
+from podwire.errors import KernelError
+from podwire.model.addresses import IPAddress
+from podwire.seams import Clock, failpoint
+
+log = structlog.get_logger(__name__)
+
+KEPT_REPAIRS = 100
+READ_BACK_S = 0.05  # after something was removed: the kernel cleans namespaces up in some 20 ms
+GONE_KEPT_S = 60.0  # how long reports repeat that a pod is gone: a report may be lost with its stream
+CLEANING_S = 5.0  # a link that outlives its sandbox by this long is an orphan, to be deleted by name
+
+
+class PodLives(Protocol):
+    """The containers of pods; `nodeagent.pods.lifecycle` is the real one."""
+
+    def ensure(self, pod: state.PodState, sandbox: Sandbox) -> None:
+        """The pod's network is up: run its containers. Repeating it is free."""
+
+    def stop(self, uid: str, grace_s: float) -> Awaitable[None]:
+        """Ends when no container of the pod runs any more; a pod that never ran ends at once."""
+
+    def forget(self, uid: str) -> None:
+        """Nothing of the pod is left: its files may go."""
+
+    def known(self) -> frozenset[str]:
+        """Pods that have containers or files here."""
+
+    def report(self, uid: str) -> state.PodReport | None:
+        """How its containers are; None for a pod that has none yet."""
+
+
+@dataclass(slots=True)
+class Reading:
+    """The last reading of the kernel, brought up to date with what was done since."""
+
+    underlay: tuple[str, IPAddress, int]  # link, address, MTU
+    network: NodeNetwork
+    observed: Observed
+    sandboxes: dict[str, Sandbox]  # by slot
+    ends: dict[str, ObservedPodEnd]
+    at: float
+    ends_at: float
+    wired: set[str] = field(default_factory=set)  # UIDs that are right: read, or done by us since
+
+
+class NodeAgent:
+    """One node. `run` ends only by cancellation; everything it holds in memory can be rebuilt from disk and kernel."""
+
+    def __init__(
+        self,
+        *,
+        kernel: Kernel,
+        sandboxes: Sandboxes,
+        lives: PodLives,
+        threads: Threads,
+        assembler: Assembler,
+        slots: Slots,
+        journal: Journal,
+        clock: Clock,
+        warm_sandboxes: int,
+    ) -> None:
+        self._kernel = kernel
+        self._sandboxes = sandboxes
+        self._lives = lives
+        self._threads = threads
+        self._applier = Applier(kernel, sandboxes, threads)
+        self._assembler = assembler
+        self._slots = slots
+        self._journal = journal
+        self._clock = clock
+        self._warm_wanted = warm_sandboxes
+        self._wake = asyncio.Event()
+        self._look_by = float("-inf")  # read the kernel no later than this
+        self._reading: Reading | None = None
+        self._stopping: dict[str, asyncio.Task[None]] = {}
+        self._stopped: set[str] = set()
+        self._gone: dict[str, float] = {}  # ordered gone and nothing left, and since when
+        self._retry_s = RETRY_S
+        # What a reading, or our own work, has found right: when it differs later, that is drift and not new work.
+        self._right_node = False
+        self._right_pods: frozenset[str] = frozenset()
+        self._right_peers: frozenset[Peer] = frozenset()
+        self._cleaning: dict[str, float] = {}  # slots dropped, and when: the kernel takes a moment to follow
+        self.pod_errors: dict[str, str] = {}
+        self.errors: list[str] = []
+        self.underlay_addresses: list[str] = []
+        self.repairs: list[state.Repair] = []
+        self.applied: tuple[int, int] = (0, 0)
+        self.applied_at = float("-inf")
+        self.on_report: list[ReportSink] = []
+
+    # --- what others tell the loop -----------------------------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """Something may be to do."""
+        self._wake.set()
+
+    def look(self) -> None:
+        """The kernel says that something changed: read it soon, but not for each of a burst of hints."""
+        due = self._clock.monotonic() + LOOK_AGAIN_S
+        if due < self._look_by:
+            self._look_by = due
+            self._wake.set()
+
+    # --- what others ask -----------------------------------------------------------------------------------------------------------
+
+    @property
+    def reading(self) -> Reading | None:
+        """The last reading, for reports."""
+        return self._reading
+
+    def gone(self) -> list[str]:
+        """Pods that were ordered gone and of which nothing is left."""
+        return sorted(self._gone)
+
+    def sandbox_of(self, uid: str) -> Sandbox | None:
+        """The live sandbox of a pod, if it has one that is wired."""
+        reading = self._reading
+        if reading is None or uid not in reading.wired:
+            return None
+        for slot, owner in self._slots.owners.items():
+            sandbox = reading.sandboxes.get(slot)
+            if owner == uid and sandbox is not None and sandbox.pid:
+                return sandbox
+        return None
+
+    # --- the loop ------------------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Reconciles until cancelled; stops of containers under way are cancelled with it and taken up again by the next agent."""
+        try:
+            while True:
+                self._wake.clear()
+                try:
+                    pause = await self.reconcile()
+                except KernelError as error:
+                    self.errors = [error.message]
+                    log.warning("reading_failed", reason=error.message)
+                    pause = self._back_off()
+                await self._wait(pause)
+        finally:
+            for task in self._stopping.values():
+                task.cancel()
+            await asyncio.gather(*self._stopping.values(), return_exceptions=True)
+
+    async def _wait(self, pause: float) -> None:
+        woken = asyncio.ensure_future(self._wake.wait())
+        timer = asyncio.ensure_future(self._clock.sleep(pause))
+        try:
+            await asyncio.wait((woken, timer), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (woken, timer):
+                task.cancel()
+            await asyncio.gather(woken, timer, return_exceptions=True)
+
+    async def reconcile(self) -> float:
+        """One turn. Returns the seconds until the next is due even if nobody wakes the loop."""
+        desired = self._assembler.desired
+        if not desired.known:
+            return RESYNC_S
+        now = self._clock.monotonic()
+        was_read = (
+            self._reading is None
+            or now >= self._look_by
+            or self._network(desired, self._reading) != self._reading.network
+        )
+        if was_read:
+            await self._read(desired)
+        self._start_departures(desired)
+        view, fresh = self._view(desired)
+        operations = diff(view)
+        if fresh or any(isinstance(operation, MakeSandbox) for operation in operations):
+            self._journal.append(fresh)  # intent before effect: a batch, one sync
+            failpoint("agent.intent_durable")
+        drift = self._drift(operations) if was_read else []
+        applied = await self._applier.apply(operations) if operations else Applied()
+        self._remember(view, operations, applied)
+        self._note_repairs(drift, applied)
+        self._start_containers(desired)
+        self._finish_departures()
+        self._settle(desired, applied, operations)
+        if not operations:
+            await self._make_warm()
+        if applied.failed:
+            self._look_by = self._clock.monotonic()
+            return self._back_off()
+        self._retry_s = RETRY_S
+        return max(0.0, self._look_by - self._clock.monotonic())
+
+    def _back_off(self) -> float:
+        pause = self._retry_s
+        self._retry_s = min(self._retry_s * 2, RESYNC_S)
+        return pause
+
+    async def _read(self, desired: Desired) -> None:
+        wiring, making = self._threads.wiring, self._threads.making
+        now = self._clock.monotonic()
+        link, addresses, mtu = await wiring(self._kernel.underlay)
+        if (now_at := [str(address) for address in addresses]) != self.underlay_addresses:
+            self.underlay_addresses = now_at
+            self._tell(())
+        network = node_network(desired.cluster, desired.node, link=link, underlay=addresses[0], underlay_mtu=mtu)
+        observed = await wiring(self._kernel.observe, network)
+        sandboxes = {sandbox.slot: sandbox for sandbox in await making(self._sandboxes.existing)}
+        self._slots.learn(observed.pods)
+        old = self._reading
+        ends: dict[str, ObservedPodEnd] = old.ends if old else {}
+        ends_at = old.ends_at if old else float("-inf")
+        if now - ends_at >= ENDS_EVERY_S:
+            alive = [sandbox for sandbox in sandboxes.values() if sandbox.pid and self._slots.owners.get(sandbox.slot)]
+            results = await wiring(self._kernel.observe_ends, alive)
+            ends = {end.slot: end for end in results if not isinstance(end, Failure)}
+            ends_at = now
+        self._reading = Reading((link, addresses[0], mtu), network, observed, sandboxes, ends, now, ends_at)
+        self._cleaning = {slot: since for slot, since in self._cleaning.items() if now - since < CLEANING_S}
+        self._look_by = now + RESYNC_S
+
+    def _network(self, desired: Desired, reading: Reading) -> NodeNetwork:
+        link, address, mtu = reading.underlay
+        return node_network(desired.cluster, desired.node, link=link, underlay=address, underlay_mtu=mtu)
+
+    def _view(self, desired: Desired) -> tuple[View, list[Record]]:
+        reading = self._reading
+        assert reading is not None  # noqa: S101 - reconcile reads first
+        network = reading.network
+        sandboxes = tuple(reading.sandboxes.values())
+        slots, fresh = self._slots.of((uid for uid in desired.pods if self._is_wanted(uid, desired)), sandboxes)
+        links = {uid: pod_link(network, desired.pods[uid], slot) for uid, slot in slots.items()}
+        view = View(
+            network=network,
+            pods=links,
+            hostnames={uid: desired.pods[uid].hostname or desired.pods[uid].name for uid in links},
+            leaving=frozenset(self._stopped),
+            observed=reading.observed,
+            sandboxes=sandboxes,
+            ends=reading.ends,
+            owners=dict(self._slots.owners),
+            may_sweep=self._assembler.live,
+            assumed=frozenset(reading.wired),
+            cleaning=frozenset(self._cleaning),
+        )
+        return view, fresh
+
+    def _is_wanted(self, uid: str, desired: Desired) -> bool:
+        """A pod that ends keeps its network until its containers are gone, but is not given one anew."""
+        if uid in self._stopped or uid in self._gone:
+            return False
+        if not desired.pods[uid].terminating:
+            return True
+        return self.sandbox_of(uid) is not None
+
+    # --- leaving -------------------------------------------------------------------------------------------------------------------
+
+    def _departing(self, desired: Desired) -> set[str]:
+        ordered = set(desired.removing) | {uid for uid, pod in desired.pods.items() if pod.terminating}
+        if self._assembler.live:
+            here = {uid for uid in self._slots.owners.values() if uid} | self._lives.known()
+            ordered |= here - set(desired.pods)
+        return ordered
+
+    def _start_departures(self, desired: Desired) -> None:
+        departing = self._departing(desired)
+        now = self._clock.monotonic()
+        self._gone = {uid: since for uid, since in self._gone.items() if uid in departing or now - since < GONE_KEPT_S}
+        self._stopped &= departing
+        for uid in sorted(departing - self._gone.keys() - self._stopped - self._stopping.keys()):
+            pod = desired.pods.get(uid)
+            grace_s = float(pod.termination_grace_s) if pod is not None else 0.0
+            self._stopping[uid] = asyncio.ensure_future(self._stop(uid, grace_s))
+
+    async def _stop(self, uid: str, grace_s: float) -> None:
+        try:
+            await self._lives.stop(uid, grace_s)
+            self._stopped.add(uid)
+        finally:
+            self._stopping.pop(uid, None)
+            self._wake.set()
+
+    def _finish_departures(self) -> None:
+        reading = self._reading
+        assert reading is not None  # noqa: S101 - reconcile reads first
+        held = {self._slots.owners.get(slot, "") for slot in reading.sandboxes} | {
+            link.uid for link in reading.observed.pods
+        }
+        done = {uid for uid in self._stopped if uid not in held}
+        if not done:
+            return
+        slots = [slot for slot, owner in self._slots.owners.items() if owner in done]
+        self._journal.append([*self._slots.forget(slots), *self._assembler.removed(done)])
+        for uid in done:
+            self._lives.forget(uid)
+            self.pod_errors.pop(uid, None)
+        self._stopped -= done
+        self._gone |= dict.fromkeys(done, self._clock.monotonic())
+        self._tell(done)
+
+    # --- coming and staying ----------------------------------------------------------------------------------------------------------
+
+    def _remember(self, view: View, operations: Sequence[Operation], applied: Applied) -> None:
+        """Brings the last reading up to date with what was done, so that the next turn needs no new one."""
+        reading = self._reading
+        assert reading is not None  # noqa: S101 - reconcile reads first
+        for sandbox in applied.made.values():
+            reading.sandboxes[sandbox.slot] = sandbox
+            reading.ends.pop(sandbox.slot, None)
+        now = self._clock.monotonic()
+        for slot in applied.dropped:
+            reading.sandboxes.pop(slot, None)
+            reading.ends.pop(slot, None)
+            self._cleaning[slot] = now
+        self._journal.append(
+            self._slots.forget(slot for slot in applied.dropped if self._slots.owners.get(slot) not in self._stopped)
+        )
+        touched = {op.link.uid for op in operations if isinstance(op, WirePod)}
+        for uid in touched:
+            reading.ends.pop(view.pods[uid].slot, None)
+        reading.wired = (set(view.pods) - touched) | applied.wired
+        if applied.dropped:
+            self._look_by = min(self._look_by, now + READ_BACK_S)
+        elif any(not isinstance(op, MakeSandbox | AdoptSandbox | WirePod) for op in operations):
+            self._look_by = now  # the node itself changed: read back at once
+
+    def _start_containers(self, desired: Desired) -> None:
+        reading = self._reading
+        assert reading is not None  # noqa: S101 - reconcile reads first
+        by_uid = {
+            self._slots.owners.get(slot, ""): sandbox for slot, sandbox in reading.sandboxes.items() if sandbox.pid
+        }
+        for uid in reading.wired:
+            pod = desired.pods.get(uid)
+            if pod is not None and not pod.terminating and uid in by_uid:
+                self._lives.ensure(pod, by_uid[uid])
+
+    def _settle(self, desired: Desired, applied: Applied, operations: Sequence[Operation]) -> None:
+        errors = {uid: error.message for uid, error in applied.pod_errors.items()}
+        changed = set(errors.items()) ^ set(self.pod_errors.items())
+        self.pod_errors = errors
+        self.errors = [error.message for error in applied.errors]
+        touched = {uid for uid, _ in changed} | applied.wired
+        if touched or self.repairs:
+            self._tell(touched)
+        revision = (desired.epoch, desired.revision)
+        if not applied.failed:
+            self.applied_at = self._clock.monotonic()
+            self._right_node = True
+        if revision != self.applied or operations:
+            self.applied = revision
+            error = next(iter([*self.errors, *self.pod_errors.values()]), "")
+            for sink in self.on_report:
+                sink.note_applied(desired.epoch, desired.revision, error)
+
+    async def _make_warm(self) -> None:
+        reading = self._reading
+        assert reading is not None  # noqa: S101 - reconcile reads first
+        have = sum(1 for slot, uid in self._slots.owners.items() if not uid and slot in reading.sandboxes)
+        if have >= self._warm_wanted:
+            return
+        slots, records = self._slots.warm(self._warm_wanted - have)
+        self._journal.append(records)
+        results = await self._threads.making(self._sandboxes.create, [(slot, "") for slot in slots])
+        for result in results:
+            if not isinstance(result, Failure):
+                reading.sandboxes[result.slot] = result
+
+    # --- drift ---------------------------------------------------------------------------------------------------------------------
+
+    def _drift(self, operations: Sequence[Operation]) -> list[str]:
+        """What a reading found amiss that had been right: names for the report. New work is not drift."""
+        reading = self._reading
+        assert reading is not None  # noqa: S101 - reconcile reads first
+        found: list[str] = []
+        for operation in operations:
+            match operation:
+                case EnsureNode() if self._right_node:
+                    found += reading.observed.missing
+                case EnsurePeers(peers=peers):
+                    found += [
+                        f"routes and forwarding entries towards node {peer.node}"
+                        for peer in peers
+                        if peer in self._right_peers
+                    ]
+                case WirePod(link=link) if link.uid in self._right_pods:
+                    found.append(f"network of pod {self._pod_name(link)}")
+                case _:
+                    pass
+        return found
+
+    def _pod_name(self, link: PodLink) -> str:
+        pod = self._assembler.desired.pods.get(link.uid)
+        return f"{pod.namespace}/{pod.name}" if pod is not None else link.uid
+
+    def _note_repairs(self, drift: Iterable[str], applied: Applied) -> None:
+        reading = self._reading
+        assert reading is not None  # noqa: S101 - reconcile reads first
+        action = "repair failed" if applied.failed else "restored"
+        stamp = int(self._clock.wall() * 1000)
+        for name in drift:
+            log.warning("drift", object=name, action=action)
+            self.repairs.append(state.Repair(object=name, action=action, unix_ms=stamp))
+        del self.repairs[:-KEPT_REPAIRS]
+        self._right_pods = frozenset(reading.wired)
+        self._right_peers = frozenset(reading.network.peers)
+
+    def _tell(self, uids: Iterable[str]) -> None:
+        for sink in self.on_report:
+            sink.note_changed(uids)
+
+
+class ReportSink(Protocol):
+    """Who is told of changes: the stream."""
+
+    def note_changed(self, uids: Iterable[str]) -> None:
+        """These pods look different now."""
+
+    def note_applied(self, epoch: int, revision: int, error: str) -> None:
+        """The kernel agrees with this revision, or does not and here is why."""
