@@ -18,8 +18,10 @@ import structlog
 
 from nodeagent.apply import Applied, Applier, Threads
 from nodeagent.config import ENDS_EVERY_S, LOOK_AGAIN_S, RESYNC_S, RETRY_S
+from nodeagent.departures import Departures
 from nodeagent.desired import Assembler, Desired
 from nodeagent.diff import View, diff, node_network, pod_link
+from nodeagent.drift import Drift
 from nodeagent.journal import Journal, Record
 from nodeagent.kernel.base import (
     Failure,
@@ -27,12 +29,11 @@ from nodeagent.kernel.base import (
     NodeNetwork,
     Observed,
     ObservedPodEnd,
-    Peer,
     PodLink,
     Sandbox,
     Sandboxes,
 )
-from nodeagent.operations import AdoptSandbox, EnsureNode, EnsurePeers, MakeSandbox, Operation, WirePod
+from nodeagent.operations import AdoptSandbox, MakeSandbox, Operation, WirePod
 from nodeagent.slots import Slots
 from podwire.api.v1 import state_pb2 as state
 from podwire.errors import KernelError
@@ -41,9 +42,7 @@ from podwire.seams import Clock, failpoint
 
 log = structlog.get_logger(__name__)
 
-KEPT_REPAIRS = 100
 READ_BACK_S = 0.05  # after something was removed: the kernel cleans namespaces up in some 20 ms
-GONE_KEPT_S = 60.0  # how long reports repeat that a pod is gone: a report may be lost with its stream
 CLEANING_S = 5.0  # a link that outlives its sandbox by this long is an orphan, to be deleted by name
 
 
@@ -109,19 +108,13 @@ class NodeAgent:
         self._wake = asyncio.Event()
         self._look_by = float("-inf")  # read the kernel no later than this
         self._reading: Reading | None = None
-        self._stopping: dict[str, asyncio.Task[None]] = {}
-        self._stopped: set[str] = set()
-        self._gone: dict[str, float] = {}  # ordered gone and nothing left, and since when
+        self._departures = Departures(lives.stop, clock, self.wake)
+        self.drift = Drift(clock)
         self._retry_s = RETRY_S
-        # What a reading, or our own work, has found right: when it differs later, that is drift and not new work.
-        self._right_node = False
-        self._right_pods: frozenset[str] = frozenset()
-        self._right_peers: frozenset[Peer] = frozenset()
         self._cleaning: dict[str, float] = {}  # slots dropped, and when: the kernel takes a moment to follow
         self.pod_errors: dict[str, str] = {}
         self.errors: list[str] = []
         self.underlay_addresses: list[str] = []
-        self.repairs: list[state.Repair] = []
         self.applied: tuple[int, int] = (0, 0)
         self.applied_at = float("-inf")
         self.on_report: list[ReportSink] = []
@@ -148,18 +141,15 @@ class NodeAgent:
 
     def gone(self) -> list[str]:
         """Pods that were ordered gone and of which nothing is left."""
-        return sorted(self._gone)
+        return sorted(self._departures.gone)
 
     def sandbox_of(self, uid: str) -> Sandbox | None:
         """The live sandbox of a pod, if it has one that is wired."""
         reading = self._reading
         if reading is None or uid not in reading.wired:
             return None
-        for slot, owner in self._slots.owners.items():
-            sandbox = reading.sandboxes.get(slot)
-            if owner == uid and sandbox is not None and sandbox.pid:
-                return sandbox
-        return None
+        sandbox = reading.sandboxes.get(self._slots.slot_of(uid) or "")
+        return sandbox if sandbox is not None and sandbox.pid else None
 
     # --- the loop ------------------------------------------------------------------------------------------------------------------
 
@@ -176,9 +166,7 @@ class NodeAgent:
                     pause = self._back_off()
                 await self._wait(pause)
         finally:
-            for task in self._stopping.values():
-                task.cancel()
-            await asyncio.gather(*self._stopping.values(), return_exceptions=True)
+            await self._departures.close()
 
     async def _wait(self, pause: float) -> None:
         woken = asyncio.ensure_future(self._wake.wait())
@@ -203,16 +191,17 @@ class NodeAgent:
         )
         if was_read:
             await self._read(desired)
-        self._start_departures(desired)
+        self._departures.order(self._graces(desired))
         view, fresh = self._view(desired)
         operations = diff(view)
         if fresh or any(isinstance(operation, MakeSandbox) for operation in operations):
             self._journal.append(fresh)  # intent before effect: a batch, one sync
             failpoint("agent.intent_durable")
-        drift = self._drift(operations) if was_read else []
+        drifted = self.drift.found(operations, view.observed, self._pod_name) if was_read else []
         applied = await self._applier.apply(operations) if operations else Applied()
         self._remember(view, operations, applied)
-        self._note_repairs(drift, applied)
+        self.drift.mended(drifted, failed=applied.failed)
+        self.drift.right(view.network, self._reading.wired if self._reading else (), node=not applied.failed)
         self._start_containers(desired)
         self._finish_departures()
         self._settle(desired, applied, operations)
@@ -267,7 +256,7 @@ class NodeAgent:
             network=network,
             pods=links,
             hostnames={uid: desired.pods[uid].hostname or desired.pods[uid].name for uid in links},
-            leaving=frozenset(self._stopped),
+            leaving=self._departures.leaving,
             observed=reading.observed,
             sandboxes=sandboxes,
             ends=reading.ends,
@@ -280,7 +269,7 @@ class NodeAgent:
 
     def _is_wanted(self, uid: str, desired: Desired) -> bool:
         """A pod that ends keeps its network until its containers are gone, but is not given one anew."""
-        if uid in self._stopped or uid in self._gone:
+        if uid in self._departures.leaving or uid in self._departures.gone:
             return False
         if not desired.pods[uid].terminating:
             return True
@@ -288,30 +277,13 @@ class NodeAgent:
 
     # --- leaving -------------------------------------------------------------------------------------------------------------------
 
-    def _departing(self, desired: Desired) -> set[str]:
-        ordered = set(desired.removing) | {uid for uid, pod in desired.pods.items() if pod.terminating}
+    def _graces(self, desired: Desired) -> dict[str, float]:
+        """Who must go, and the grace each has. What nobody named goes only after a complete snapshot."""
+        graces = dict.fromkeys(desired.removing, 0.0)
         if self._assembler.live:
             here = {uid for uid in self._slots.owners.values() if uid} | self._lives.known()
-            ordered |= here - set(desired.pods)
-        return ordered
-
-    def _start_departures(self, desired: Desired) -> None:
-        departing = self._departing(desired)
-        now = self._clock.monotonic()
-        self._gone = {uid: since for uid, since in self._gone.items() if uid in departing or now - since < GONE_KEPT_S}
-        self._stopped &= departing
-        for uid in sorted(departing - self._gone.keys() - self._stopped - self._stopping.keys()):
-            pod = desired.pods.get(uid)
-            grace_s = float(pod.termination_grace_s) if pod is not None else 0.0
-            self._stopping[uid] = asyncio.ensure_future(self._stop(uid, grace_s))
-
-    async def _stop(self, uid: str, grace_s: float) -> None:
-        try:
-            await self._lives.stop(uid, grace_s)
-            self._stopped.add(uid)
-        finally:
-            self._stopping.pop(uid, None)
-            self._wake.set()
+            graces |= dict.fromkeys(here - set(desired.pods), 0.0)
+        return graces | {uid: float(pod.termination_grace_s) for uid, pod in desired.pods.items() if pod.terminating}
 
     def _finish_departures(self) -> None:
         reading = self._reading
@@ -319,7 +291,7 @@ class NodeAgent:
         held = {self._slots.owners.get(slot, "") for slot in reading.sandboxes} | {
             link.uid for link in reading.observed.pods
         }
-        done = {uid for uid in self._stopped if uid not in held}
+        done = self._departures.finish(held)
         if not done:
             return
         slots = [slot for slot, owner in self._slots.owners.items() if owner in done]
@@ -327,8 +299,6 @@ class NodeAgent:
         for uid in done:
             self._lives.forget(uid)
             self.pod_errors.pop(uid, None)
-        self._stopped -= done
-        self._gone |= dict.fromkeys(done, self._clock.monotonic())
         self._tell(done)
 
     # --- coming and staying ----------------------------------------------------------------------------------------------------------
@@ -346,7 +316,9 @@ class NodeAgent:
             reading.ends.pop(slot, None)
             self._cleaning[slot] = now
         self._journal.append(
-            self._slots.forget(slot for slot in applied.dropped if self._slots.owners.get(slot) not in self._stopped)
+            self._slots.forget(
+                slot for slot in applied.dropped if self._slots.owners.get(slot) not in self._departures.leaving
+            )
         )
         touched = {op.link.uid for op in operations if isinstance(op, WirePod)}
         for uid in touched:
@@ -374,12 +346,11 @@ class NodeAgent:
         self.pod_errors = errors
         self.errors = [error.message for error in applied.errors]
         touched = {uid for uid, _ in changed} | applied.wired
-        if touched or self.repairs:
+        if touched or self.drift.pending:
             self._tell(touched)
         revision = (desired.epoch, desired.revision)
         if not applied.failed:
             self.applied_at = self._clock.monotonic()
-            self._right_node = True
         if revision != self.applied or operations:
             self.applied = revision
             error = next(iter([*self.errors, *self.pod_errors.values()]), "")
@@ -399,44 +370,9 @@ class NodeAgent:
             if not isinstance(result, Failure):
                 reading.sandboxes[result.slot] = result
 
-    # --- drift ---------------------------------------------------------------------------------------------------------------------
-
-    def _drift(self, operations: Sequence[Operation]) -> list[str]:
-        """What a reading found amiss that had been right: names for the report. New work is not drift."""
-        reading = self._reading
-        assert reading is not None  # noqa: S101 - reconcile reads first
-        found: list[str] = []
-        for operation in operations:
-            match operation:
-                case EnsureNode() if self._right_node:
-                    found += reading.observed.missing
-                case EnsurePeers(peers=peers):
-                    found += [
-                        f"routes and forwarding entries towards node {peer.node}"
-                        for peer in peers
-                        if peer in self._right_peers
-                    ]
-                case WirePod(link=link) if link.uid in self._right_pods:
-                    found.append(f"network of pod {self._pod_name(link)}")
-                case _:
-                    pass
-        return found
-
     def _pod_name(self, link: PodLink) -> str:
         pod = self._assembler.desired.pods.get(link.uid)
         return f"{pod.namespace}/{pod.name}" if pod is not None else link.uid
-
-    def _note_repairs(self, drift: Iterable[str], applied: Applied) -> None:
-        reading = self._reading
-        assert reading is not None  # noqa: S101 - reconcile reads first
-        action = "repair failed" if applied.failed else "restored"
-        stamp = int(self._clock.wall() * 1000)
-        for name in drift:
-            log.warning("drift", object=name, action=action)
-            self.repairs.append(state.Repair(object=name, action=action, unix_ms=stamp))
-        del self.repairs[:-KEPT_REPAIRS]
-        self._right_pods = frozenset(reading.wired)
-        self._right_peers = frozenset(reading.network.peers)
 
     def _tell(self, uids: Iterable[str]) -> None:
         for sink in self.on_report:

@@ -62,7 +62,6 @@ class Reports:
     def report(self, uids: Iterable[str], *, complete: bool = False) -> state.NodeReport:
         """The node, and these pods as they are now."""
         agent = self._agent
-        repairs, agent.repairs = agent.repairs, []
         reading = agent.reading
         return state.NodeReport(
             pods=[
@@ -77,7 +76,7 @@ class Reports:
                 for name, (available, detail) in sorted(self._facts.capabilities.items())
             ],
             degraded=[*self._degraded(), *agent.errors],
-            repairs=repairs,
+            repairs=agent.drift.take(),
             complete=complete,
             privileges=self._facts.privileges,
             removed_uids=agent.gone(),

@@ -24,11 +24,16 @@ class Slots:
         self._boot_id = boot_id
         self._rng = rng
         self._owners: dict[str, str] = {}
+        self._slots: dict[str, str] = {}  # UID → the slot that counts, when a crash left it two
 
     @property
     def owners(self) -> Mapping[str, str]:
         """Slot → UID, or "" for a warm one."""
         return self._owners
+
+    def slot_of(self, uid: str) -> str | None:
+        """The slot a pod has now."""
+        return self._slots.get(uid)
 
     def load(self, records: Iterable[Record]) -> None:
         """Takes the journal's word for this boot."""
@@ -36,9 +41,9 @@ class Slots:
             if record.kind == SLOT_RECORD:
                 slot, uid, boot_id = record.payload.decode().split(" ")
                 if boot_id == self._boot_id:
-                    self._owners[slot] = uid
+                    self._own(slot, uid)
             elif record.kind == SLOT_GONE_RECORD:
-                self._owners.pop(record.payload.decode(), None)
+                self._disown(record.payload.decode())
 
     def records(self) -> list[Record]:
         """All that is true now, for a rewrite of the journal."""
@@ -48,7 +53,7 @@ class Slots:
         """Adopts what the aliases say of slots that the journal does not know."""
         for link in links:
             if link.slot and not self._owners.get(link.slot):
-                self._owners[link.slot] = link.uid
+                self._own(link.slot, link.uid)
 
     def of(self, uids: Iterable[str], sandboxes: Sequence[Sandbox]) -> tuple[dict[str, str], list[Record]]:
         """A slot per pod: the one it has, unless its sandbox is dead; else a warm one; else a new one. Returns them with the records
@@ -56,20 +61,16 @@ class Slots:
         """
         alive = {sandbox.slot for sandbox in sandboxes if sandbox.pid}
         dead = {sandbox.slot for sandbox in sandboxes} - alive
-        # Of two slots of one pod (a crash between a replacement and its removal) the one that lives counts.
-        by_uid: dict[str, str] = {}
-        for slot, uid in self._owners.items():
-            if uid and slot not in dead and (uid not in by_uid or slot in alive):
-                by_uid[uid] = slot
         warm = [slot for slot, uid in self._owners.items() if not uid and slot in alive]
         chosen: dict[str, str] = {}
         fresh: list[Record] = []
         for uid in uids:
-            if uid not in by_uid:
-                by_uid[uid] = warm.pop() if warm else self._new()
-                self._owners[by_uid[uid]] = uid
-                fresh.append(self._record(by_uid[uid], uid))
-            chosen[uid] = by_uid[uid]
+            slot = self._slots.get(uid)
+            if slot is None or slot in dead:
+                slot = warm.pop() if warm else self._new()
+                self._own(slot, uid)
+                fresh.append(self._record(slot, uid))
+            chosen[uid] = slot
         return chosen, fresh
 
     def warm(self, count: int) -> tuple[list[str], list[Record]]:
@@ -80,8 +81,20 @@ class Slots:
 
     def forget(self, slots: Iterable[str]) -> list[Record]:
         """Slots whose sandbox is gone for good."""
-        known = [slot for slot in slots if self._owners.pop(slot, None) is not None]
+        known = [slot for slot in slots if slot in self._owners]
+        for slot in known:
+            self._disown(slot)
         return [Record(SLOT_GONE_RECORD, slot.encode()) for slot in known]
+
+    def _own(self, slot: str, uid: str) -> None:
+        self._owners[slot] = uid
+        if uid:
+            self._slots[uid] = slot  # of two, the newer: the older was replaced and is on its way out
+
+    def _disown(self, slot: str) -> None:
+        uid = self._owners.pop(slot, "")
+        if self._slots.get(uid) == slot:
+            del self._slots[uid]
 
     def _new(self) -> str:
         return self._rng.token(6).hex()
