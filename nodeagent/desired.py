@@ -86,11 +86,12 @@ class Assembler:
         return None
 
     def _start(self, begin: sync.Begin) -> None:
-        same_store = begin.store_id == self.desired.store_id
-        if same_store and begin.epoch < self.desired.epoch:
-            raise Conflict(
-                f"snapshot of epoch {begin.epoch} came after epoch {self.desired.epoch}: an older controller still speaks"
-            )
+        now = self.desired
+        if begin.store_id == now.store_id and begin.epoch < now.epoch:
+            raise Conflict(f"a snapshot of epoch {begin.epoch} came after epoch {now.epoch}: an older controller speaks")
+        same_history = begin.store_id == now.store_id and begin.revision >= now.revision
+        if now.store_id and not same_history and begin.store_id != self._adopting:
+            raise Conflict(f"the snapshot at revision {begin.revision} is of another history than ours at {now.revision}")
         self._begin = begin
         self._chunks = []
         self._hash = hashlib.sha256()
