@@ -1,0 +1,1 @@
+"""Kubernetes' object semantics over any store: documents in, documents with uid, resourceVersion and generation out."""
