@@ -117,7 +117,7 @@ class Prober:
     async def _udp(self, source: Source, target: agent.ProbeTarget, version: int) -> bytes:
         loop = asyncio.get_running_loop()
         with self._socket(source, version, socket.SOCK_DGRAM) as connection:
-            await loop.sock_connect(connection, (target.address, target.port))
+            connection.connect((target.address, target.port))  # of a datagram socket: names the peer, sends nothing
             await loop.sock_sendall(connection, target.payload or b"hostname")
             return await loop.sock_recv(connection, ANSWER_BYTES)
 
@@ -130,7 +130,7 @@ class Prober:
                 raw.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DO)
             elif target.size:
                 raw.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, IPV6_PMTUDISC_DO)
-            await loop.sock_connect(raw, (target.address, 0))
+            raw.connect((target.address, 0))
             await loop.sock_sendall(raw, echo_request(version, self._ident, b"\x00" * target.size or b"podwire"))
             while True:
                 if is_reply(version, self._ident, await loop.sock_recv(raw, 65535)):

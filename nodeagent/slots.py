@@ -81,7 +81,7 @@ class Slots:
 
     def forget(self, slots: Iterable[str]) -> list[Record]:
         """Slots whose sandbox is gone for good."""
-        known = [slot for slot in slots if slot in self._owners]
+        known = [slot for slot in dict.fromkeys(slots) if slot in self._owners]
         for slot in known:
             self._disown(slot)
         return [Record(SLOT_GONE_RECORD, slot.encode()) for slot in known]
