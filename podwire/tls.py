@@ -194,6 +194,19 @@ def needs_renewal(certificate_pem: bytes, now: float, jitter: float) -> bool:
     return now >= renewal_at(certificate_pem, jitter)
 
 
+def usable(credentials: Credentials, pin: str, now: float) -> bool:
+    """Whether credentials from a disk are whole, alive, and of the cluster whose CA has the pinned key (empty: of any)."""
+    try:
+        whole = spki_sha256(credentials.certificate_pem) == csr_spki_sha256(make_csr(credentials.key_pem, "check"))
+        return (
+            whole
+            and expires_at(credentials.certificate_pem) > now
+            and (not pin or matches_pin(credentials.ca_pem, pin))
+        )
+    except (ValueError, InvalidInput, Unauthenticated):  # a torn or foreign file
+        return False
+
+
 def matches_pin(ca_pem: bytes, pin: str) -> bool:
     """Whether one of the certificates has the pinned key."""
     return any(hmac.compare_digest(_spki(one), pin.lower()) for one in x509.load_pem_x509_certificates(ca_pem))
