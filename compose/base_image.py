@@ -13,7 +13,6 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 
 from compose import engine as engines
 from compose import host_packages
@@ -128,7 +127,7 @@ def _bootstrap(engine: Engine, image: str, say: Say) -> None:
         engine.docker("import", "--change", label, "--change", 'CMD ["bash"]', archive, image)
 
 
-def main(arguments: Sequence[str]) -> int:
+def main() -> int:
     """`python -m compose.base_image`: prints the base image's name."""
     try:
         engine = engines.ensure(_say)
@@ -144,4 +143,4 @@ def _say(line: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

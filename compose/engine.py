@@ -233,7 +233,7 @@ def _ask_by_command(host: str) -> dict[str, Any] | None:
 
 def _engine(host: str, facts: dict[str, Any]) -> Engine:
     version = str(facts["Version"])
-    if tuple(int(part) for part in version.split("-")[0].split(".")[:2]) < OLDEST:
+    if tuple(int(part) for part in version.split("-", maxsplit=1)[0].split(".")[:2]) < OLDEST:
         raise Unsupported(f"Docker Engine {version} is too old: 20.10 or later is needed", hint="upgrade Docker")
     if shutil.which("docker") is None:
         raise Unsupported("the docker command is not installed", hint="install the docker CLI, or use --driver local")
@@ -253,7 +253,9 @@ def _add_trixie(say: Say) -> None:
     """Lets apt see Debian 13 at this machine's own mirror, pinned so low that only what is asked for comes from it."""
     mirror = debian_mirror()
     if mirror is None:
-        raise Unsupported("apt's sources name no Debian mirror to take a newer Docker Engine from", hint="install Docker")
+        raise Unsupported(
+            "apt's sources name no Debian mirror to take a newer Docker Engine from", hint="install Docker"
+        )
     say("adding Debian 13 to apt's sources, pinned to what is asked for by name: podwire-trixie in /etc/apt")
     Path("/etc/apt/sources.list.d/podwire-trixie.list").write_text(f"deb {mirror} trixie main\n")
     pin = "Package: *\nPin: release n=trixie\nPin-Priority: 100\n"
