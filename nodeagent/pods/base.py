@@ -51,6 +51,8 @@ class ContainerRun:
     add_capabilities: tuple[str, ...] = ()
     drop_capabilities: tuple[str, ...] = ()
     privileged: bool = False
+    pod: str = ""  # "namespace/name", for people
+    image: str = ""  # as the manifest wrote it, for people
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ class Exit:
     signal: int
     started_unix_ms: int
     finished_unix_ms: int
-    reason: str = ""  # "Completed", "Error", "OOMKilled", "StartError"
+    reason: str = ""  # "Completed", "Error", "OOMKilled", "StartError", "HostDied"
     message: str = ""
 
 
