@@ -197,7 +197,7 @@ def node_table(network: NodeNetwork, version: int) -> Table:
                     f"udp dport {port} meta skuid != 0 meta mark & {OWN_TRAFFIC_MARK:#x} == 0 counter drop",
                 ),
             ),
-            Chain("masquerade", ("nat", "postrouting", 100), tuple(postrouting)),
+            Chain("leaving", ("nat", "postrouting", 100), tuple(postrouting)),
         ),
     )
 

@@ -183,14 +183,14 @@ class LinuxKernel:
         for _ in range(_ROUNDS):
             wanted = node.repairs(network, self._read(network))
             if not wanted:
-                return changed
+                return list(dict.fromkeys(changed))
             for repair in wanted:
                 self._repair(repair)
                 changed.append(f"set {repair.name}" if repair.sysctl else f"made {repair.name} as it should be")
         left = ", ".join(repair.name for repair in node.repairs(network, self._read(network)))
         if left:
             raise KernelError(errno.EBUSY, "ensure", left, f"still not as asked after {_ROUNDS} rounds")
-        return changed
+        return list(dict.fromkeys(changed))
 
     def _repair(self, repair: node.Repair) -> None:
         failpoint("node.repair")

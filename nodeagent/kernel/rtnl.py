@@ -129,7 +129,6 @@ def create_bridge(bridge_name: str, bridge_mac: str, bridge_mtu: int) -> bytes:
     data = nested(
         2,
         attr_u32(5, 0),  # STP
-        attr_u8(7, 0),  # VLAN filtering
         attr_u8(23, 0),  # multicast snooping
         *(attr_u8(kind, 0) for kind in (36, 37, 38)),  # call iptables, ip6tables, arptables
     )
@@ -139,7 +138,7 @@ def create_bridge(bridge_name: str, bridge_mac: str, bridge_mtu: int) -> bytes:
 
 def set_bridge_options(index: int) -> bytes:
     """Puts the switches of an existing bridge as `create_bridge` has them."""
-    data = nested(2, attr_u32(5, 0), attr_u8(7, 0), attr_u8(23, 0), *(attr_u8(kind, 0) for kind in (36, 37, 38)))
+    data = nested(2, attr_u32(5, 0), attr_u8(23, 0), *(attr_u8(kind, 0) for kind in (36, 37, 38)))
     return message(NEW_LINK, 0, link_header(index), nested(18, attr_string(1, "bridge"), data))
 
 
