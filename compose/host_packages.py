@@ -6,6 +6,7 @@ Debian or Ubuntu the missing packages are installed, and a line says so; anyone 
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -18,8 +19,9 @@ from podwire.seams import SystemClock
 
 Say = Callable[[str], None]
 
-# What proves that a package is there (a program, or a file by its absolute path) → the package.
+# What proves that a package is there (a program, a file by its absolute path, or `import:` a module) → the package.
 GROUPS: dict[str, dict[str, str]] = {
+    "venv": {"import:ensurepip": "python3-venv"},
     "compiler": {"gcc": "gcc", "/usr/include/stdlib.h": "libc6-dev"},
     "node": {"nft": "nftables", "ip": "iproute2", "conntrack": "conntrack", "mount": "mount", "unshare": "util-linux"},
     "tools": {
@@ -29,7 +31,6 @@ GROUPS: dict[str, dict[str, str]] = {
         "nc": "netcat-openbsd",
         "tcpdump": "tcpdump",
         "iperf3": "iperf3",
-        "arping": "iputils-arping",
     },
     "bootstrap": {"mmdebstrap": "mmdebstrap"},
 }
@@ -79,6 +80,8 @@ def install(packages: Sequence[str], say: Say) -> None:
 
 
 def _present(proof: str) -> bool:
+    if proof.startswith("import:"):
+        return importlib.util.find_spec(proof.removeprefix("import:")) is not None
     return Path(proof).exists() if proof.startswith("/") else shutil.which(proof) is not None
 
 
