@@ -129,7 +129,10 @@ class Enrolment:
     async def _member_once(self) -> Member:
         file = self._read()
         credentials = load_credentials(self._disk, self._state_dir)
-        if credentials is None or not tls.usable(credentials, file.ca_spki_sha256, self._clock.wall()):
+        pin = (
+            file.ca_spki_sha256 if file.token else ""
+        )  # without a new order to join, the cluster's CA may have been succeeded
+        if credentials is None or not tls.usable(credentials, pin, self._clock.wall()):
             if not file.token:
                 raise _NotYet
             credentials = await self._join(file)

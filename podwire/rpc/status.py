@@ -6,7 +6,7 @@ the same error again on the other side. A peer that is not podwire sees the code
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from typing import Never, TypeVar
 
@@ -139,7 +139,7 @@ async def stream(
     *,
     doing: str = "",
     deadline_s: float | None = None,
-) -> AsyncIterator[Response]:
+) -> AsyncGenerator[Response, None]:
     """The answers of a streaming call, which ends when the reader stops; raises PodwireError."""
     with translated(doing):
         answers = method(request, timeout=deadline_s, metadata=_metadata())
