@@ -1,0 +1,1 @@
+"""The local driver: nodes as namespaces of this machine, with the underlay in a network namespace of its own."""

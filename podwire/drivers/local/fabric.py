@@ -1,0 +1,88 @@
+"""The underlay: a bridge in the cluster's own network namespace, and one link from it into each node.
+
+In: addresses and names, in a process that is in the right namespace. Out: links that are up. The supervisor makes the bridge where it
+lives, with the controller's address on it; each keeper makes its node's `eth0` from inside the node, with the other end already on
+the bridge, so no device is ever moved. All of it ends with the namespaces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nodeagent.kernel import rtnl
+from nodeagent.kernel.netlink import NetlinkSocket
+from podwire.errors import KernelError
+from podwire.model import names
+from podwire.model.addresses import IPInterface
+
+BRIDGE = "underlay"
+NODE_LINK = "eth0"
+MTU = 1500
+_LOOPBACK_INDEX = 1
+_NODE_LINK_INDEX = 2
+
+
+class Fabric:
+    """The bridge, through a socket in its namespace."""
+
+    def __init__(self) -> None:
+        """Opens the socket in the calling process's namespace, and remembers that namespace's bridge once it is made."""
+        self._socket = NetlinkSocket(light=True)
+        self.bridge_index = 0
+
+    def make(self, cluster: str, address: IPInterface) -> None:
+        """Makes the bridge with its address; for a namespace that is new. Raises KernelError."""
+        mac = names.bridge_mac(cluster, BRIDGE)
+        _request(self._socket, [rtnl.create_bridge(BRIDGE, mac, MTU)], "create bridge", BRIDGE)
+        self.bridge_index = self._index(BRIDGE)
+        messages = [
+            rtnl.set_link(self.bridge_index, rtnl.NO_ADDRESS_GENERATION),
+            rtnl.add_address(self.bridge_index, address),
+            rtnl.set_link(self.bridge_index, up=True),
+            rtnl.set_link(_LOOPBACK_INDEX, up=True),
+        ]
+        _request(self._socket, messages, "configure bridge", BRIDGE)
+
+    def drop(self, link: str) -> None:
+        """Removes a node's link where it still is: a namespace that ends keeps answering for its address for a while."""
+        index = self._index(link)
+        if index:
+            self._socket.request([rtnl.delete_link(index)])  # gone by now is as good
+
+    def _index(self, link: str) -> int:
+        return next((found.index for found in rtnl.read_links(self._socket) if found.name == link), 0)
+
+
+def attach_node(*, cluster: str, node: str, link: str, fabric: int, bridge_index: int, address: IPInterface) -> None:
+    """Makes the calling namespace's `eth0`, its other end a port of the bridge in namespace `fabric` (a descriptor). Raises
+    KernelError.
+    """
+    socket = NetlinkSocket(light=True)
+    pair = rtnl.create_veth(
+        host_name=link,
+        host_mac=names.host_mac(cluster, node),
+        pod_mac=names.pod_mac(cluster, node),
+        link_mtu=MTU,
+        host_group=0,
+        bridge=bridge_index,
+        node_netns=fabric,
+        pod_index=_NODE_LINK_INDEX,
+    )
+    messages = [
+        rtnl.set_link(_LOOPBACK_INDEX, up=True),
+        pair,
+        rtnl.set_link(_NODE_LINK_INDEX, rtnl.NO_ADDRESS_GENERATION),
+        rtnl.add_address(_NODE_LINK_INDEX, address),
+        rtnl.set_link(_NODE_LINK_INDEX, up=True),
+    ]
+    try:
+        _request(socket, messages, "attach node", node)
+    finally:
+        socket.close()
+
+
+def _request(socket: NetlinkSocket, messages: Sequence[bytes], operation: str, obj: str) -> None:
+    for refusal in socket.request(messages):
+        if refusal is not None:
+            error: KernelError = refusal.error(operation, obj)
+            raise error
