@@ -9,7 +9,6 @@ allocation) to that transaction. Documents that are handed out belong to the cal
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from controller.objects import gc
@@ -17,13 +16,13 @@ from controller.objects.admission import Admit
 from controller.objects.bundle import located, require_distinct, without_lists
 from controller.objects.draft import Draft
 from controller.objects.editing import Change, Edit, Editor, Outcome
-from controller.objects.keys import ALLOCATIONS, OBJECTS, object_key, parse_object_key
+from controller.objects.keys import OBJECTS, object_key, parse_object_key
 from controller.objects.merge import merge_patch
 from controller.objects.resources import Resource, resource_named
 from controller.objects.selectors import parse_selector
 from controller.objects.semantics import Doc, Reference, decode, identify
 from controller.objects.watching import Filter, WatchEvent, events_of
-from controller.store.base import Entry, Precondition, Store, Write
+from controller.store.base import Precondition, Store, Write
 from podwire.errors import Conflict, InvalidInput, NotFound
 from podwire.seams import Clock, Rng
 
@@ -34,15 +33,6 @@ AlsoFn = Callable[[Doc], tuple[Sequence[Write], Sequence[Precondition]]]
 Docs = list[Doc]  # the class below has a method of that name
 Applied = list[tuple[Doc, Outcome]]
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """Everything at one revision: documents by resource, sorted by namespace and name, and the allocations as stored."""
-
-    revision: int
-    objects: Mapping[str, Sequence[Doc]]
-    allocations: Sequence[Entry]
 
 
 class Registry:
@@ -72,15 +62,6 @@ class Registry:
         entries, revision = await self.store.list(wanted.prefix)
         docs = (decode(entry) for entry in entries)
         return [doc for doc in docs if not wanted.selector or wanted.selector.matches(doc)], revision
-
-    async def snapshot(self) -> Snapshot:
-        """All objects and allocations at one revision: what a plan is compiled from."""
-        entries, revision = await self.store.list("/")
-        objects: dict[str, list[Doc]] = {}
-        for entry in entries:
-            if entry.key.startswith(OBJECTS):
-                objects.setdefault(parse_object_key(entry.key)[0], []).append(decode(entry))
-        return Snapshot(revision, objects, [entry for entry in entries if entry.key.startswith(ALLOCATIONS)])
 
     async def watch(
         self,
@@ -262,7 +243,7 @@ class Registry:
     async def collect(self) -> int:
         """Deletes what `gc.garbage` finds, until it finds nothing new; returns how many objects that were."""
         count = 0
-        while found := gc.garbage((await self.snapshot()).objects):
+        while found := gc.garbage(await self._everything()):
             done = 0
             for start in range(0, len(found), _COLLECTED_AT_ONCE):
                 done += await self._collect(found[start : start + _COLLECTED_AT_ONCE])
@@ -270,6 +251,13 @@ class Registry:
                 break
             count += done
         return count
+
+    async def _everything(self) -> Mapping[str, Sequence[Doc]]:
+        objects: dict[str, Docs] = {}
+        entries, _ = await self.store.list(OBJECTS)
+        for entry in entries:
+            objects.setdefault(parse_object_key(entry.key)[0], []).append(decode(entry))
+        return objects
 
     async def _collect(self, deletions: Sequence[gc.Deletion]) -> int:
         async def build(draft: Draft) -> int:

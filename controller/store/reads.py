@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from controller.store.base import Batch, Entry
 from controller.store.ledger import Ledger
+from podwire.errors import Unavailable
 
 BOOKMARK_EVERY = 100  # revisions that a watcher may lag behind unknowingly
 
@@ -43,6 +44,8 @@ class LedgerReads:
 
     async def watch(self, prefix: str, after: int) -> AsyncIterator[Batch]:
         """Yields changes, a bookmark when it has caught up for the first time, and one whenever it falls `BOOKMARK_EVERY` behind."""
+        if self._closed:
+            raise Unavailable("the store is closed")
         seen = told = after
         caught_up = False
         while not self._closed:
