@@ -1,6 +1,6 @@
 """Build hook: generates `podwire/api/v1` from `protos/` and compiles the static helper.
 
-In: every `.proto` below `protos/`, and `nodeagent/helper/helper.c`. Out: Python stubs whose import path equals the proto path
+In: every `.proto` below `protos/`, and `nodeagent/helper/*.c`. Out: Python stubs whose import path equals the proto path
 (so nothing has to be rewritten), and `nodeagent/helper/podwire-helper` where a C compiler is at hand. `make protos` runs the
 same functions.
 """
@@ -40,15 +40,20 @@ def generate_stubs(root: Path = ROOT) -> None:
 def build_helper(root: Path = ROOT) -> bool:
     """Compiles the static helper; returns False (and leaves things alone) where no C compiler is installed."""
     compiler = shutil.which("gcc") or shutil.which("cc")
-    source = root / "nodeagent" / "helper" / "helper.c"
-    target = root / "nodeagent" / "helper" / "podwire-helper"
-    if compiler is None or not source.exists():
+    folder = root / "nodeagent" / "helper"
+    sources = sorted(folder.glob("*.c"))
+    target = folder / "podwire-helper"
+    if compiler is None or not sources:
         return False
-    if target.exists() and target.stat().st_mtime >= source.stat().st_mtime:
+    newest = max(path.stat().st_mtime for path in [*sources, *folder.glob("*.h")])
+    if target.exists() and target.stat().st_mtime >= newest:
         return True
+    beside = target.with_suffix(".new")  # a running helper's file cannot be written to
     subprocess.run(
-        [compiler, "-O2", "-Wall", "-Wextra", "-Werror", "-static", "-s", "-o", str(target), str(source)], check=True
+        [compiler, "-O2", "-Wall", "-Wextra", "-Werror", "-static", "-s", "-o", str(beside), *map(str, sources)],
+        check=True,
     )
+    beside.rename(target)
     return True
 
 

@@ -1,0 +1,85 @@
+/* podwire-helper: which mode, and the two small ones, `init` and `pause`. See helper.h for the whole picture. */
+#include "helper.h"
+
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+int serve(const char *socket_path); /* serve.c */
+
+static int usage(void) {
+    fputs("usage: podwire-helper serve --socket PATH | init | pause\n", stderr);
+    return 2;
+}
+
+static void reap(void) {
+    while (waitpid(-1, NULL, WNOHANG) > 0) {
+    }
+}
+
+/* Waits for one of the blocked signals; TERM and INT answer true. */
+static bool asked_to_end(const sigset_t *blocked) {
+    int signal = sigwaitinfo(blocked, NULL);
+    if (signal == SIGCHLD) reap();
+    return signal == SIGTERM || signal == SIGINT;
+}
+
+static int pause_mode(const sigset_t *blocked) {
+    rename_process("pause");
+    while (!asked_to_end(blocked)) {
+    }
+    return 0;
+}
+
+/* PID 1 of a node. Everything in the namespace gets TERM, then ten seconds, then KILL; whoever cannot wait kills PID 1 itself. */
+static int init_mode(const sigset_t *blocked) {
+    rename_process("podwire-init");
+    while (!asked_to_end(blocked)) {
+    }
+    if (getpid() != 1) return 0; /* outside a PID namespace of its own there is nothing it may end */
+    kill(-1, SIGTERM);
+    kill(-1, SIGCONT); /* a stopped process would not notice */
+    struct timespec deadline, now;
+    clock_gettime(CLOCK_MONOTONIC, &deadline);
+    deadline.tv_sec += 10;
+    sigset_t children;
+    sigemptyset(&children);
+    sigaddset(&children, SIGCHLD);
+    for (;;) {
+        pid_t ended = waitpid(-1, NULL, WNOHANG);
+        if (ended > 0) continue;
+        if (ended < 0) return 0; /* no children left */
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        if (now.tv_sec >= deadline.tv_sec) break;
+        struct timespec tick = {.tv_nsec = 200000000};
+        sigtimedwait(&children, NULL, &tick);
+    }
+    kill(-1, SIGKILL);
+    while (waitpid(-1, NULL, 0) > 0 || errno == EINTR) {
+    }
+    return 0;
+}
+
+int main(int argc, char **argv) {
+    if (argc < 2) return usage();
+    bool serving = argc == 4 && strcmp(argv[1], "serve") == 0 && strcmp(argv[2], "--socket") == 0;
+    bool as_init = argc == 2 && strcmp(argv[1], "init") == 0;
+    bool as_pause = argc == 2 && strcmp(argv[1], "pause") == 0;
+    if (!serving && !as_init && !as_pause) return usage();
+
+    char *socket_path = serving ? strdup(argv[3]) : NULL;
+    title = argv[0]; /* the kernel lays the arguments out one after the other */
+    title_size = (size_t)(argv[argc - 1] + strlen(argv[argc - 1]) - argv[0]);
+    if (serving) return socket_path ? serve(socket_path) : 1;
+
+    sigset_t blocked;
+    sigemptyset(&blocked);
+    sigaddset(&blocked, SIGTERM);
+    sigaddset(&blocked, SIGINT);
+    sigaddset(&blocked, SIGCHLD);
+    sigprocmask(SIG_BLOCK, &blocked, NULL);
+    return as_init ? init_mode(&blocked) : pause_mode(&blocked);
+}
