@@ -22,10 +22,12 @@ class NodeLoss:
         self._last_tick: float | None = None
         self._silent: set[str] = set()
 
-    def heard(self, node: str, now: float) -> None:
-        """The node said something."""
+    def heard(self, node: str, now: float) -> bool:
+        """The node said something; returns whether it counted as silent."""
         self._heard[node] = now
+        was_silent = node in self._silent
         self._silent.discard(node)
+        return was_silent
 
     def forget(self, node: str) -> None:
         """The node was deleted."""
