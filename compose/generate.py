@@ -95,7 +95,8 @@ def _service(spec: ClusterSpec, options: Options, name: str, role: str) -> dict[
 def _controller(spec: ClusterSpec, options: Options) -> dict[str, Any]:
     """Decides and never touches a namespace: so no rights, no root, and nothing to write but its state."""
     service = _service(spec, options, CONTROLLER, CONTROLLER)
-    service["tmpfs"] = ["/run", "/tmp"]  # noqa: S108 - the container's
+    # A tmpfs takes the mode of the directory it covers, and the image's /run is root's.
+    service["tmpfs"] = ["/run:uid=65532,gid=65532,mode=0755", "/tmp"]  # noqa: S108 - the container's
     return service | {
         "user": CONTROLLER_USER,
         "cap_drop": ["ALL"],

@@ -7,6 +7,7 @@ machine's certificates nor its proxies. The base comes from `compose.base_image`
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import os
@@ -22,7 +23,7 @@ from compose import base_image, host_packages
 from compose import engine as engines
 from compose.engine import Engine
 from compose.host_packages import Say
-from podwire.errors import PodwireError, Unsupported
+from podwire.errors import PodwireError, Unavailable, Unsupported
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -72,7 +73,16 @@ def ensure(engine: Engine, say: Say) -> str:
         *("--tag", f"{REPOSITORY}:dev"),
         str(context),
     )
+    _drop_superseded(engine, name)
     return name
+
+
+def _drop_superseded(engine: Engine, name: str) -> None:
+    """Earlier builds go, except where a container still uses one: docker refuses those, and the next build tries again."""
+    listed = engine.docker("image", "ls", "--format", "{{.Repository}}:{{.Tag}}", "--filter", f"label={LABEL}")
+    for earlier in set(listed.split()) - {name, f"{REPOSITORY}:dev"}:
+        with contextlib.suppress(Unavailable):
+            engine.docker("image", "rm", earlier)
 
 
 def input_hash() -> str:

@@ -1,0 +1,105 @@
+"""Clusters for this tier: made once per session by the docker driver, privileged and restricted, on the engine there is.
+
+In: an engine (else the tests that need one are skipped). Out: `docker_cluster`, one fixture in both privilege modes, and pytest-docker's
+own fixtures pointed at the compose document that the driver generated, so that `docker_services` is the same cluster.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from compose import engine as engines
+from compose import generate
+from compose.engine import Engine
+from podwire.drivers.base import state_directory
+from podwire.errors import PodwireError
+from podwire.model.cluster import ClusterSpec
+from tests.cluster.harness import Cluster, cluster_spec, running
+
+
+@pytest.fixture(scope="session")
+def own_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Clusters of tests are remembered apart from the user's."""
+    home = tmp_path_factory.mktemp("state")
+    before = os.environ.get("XDG_STATE_HOME")
+    os.environ["XDG_STATE_HOME"] = str(home)
+    yield home
+    if before is None:
+        del os.environ["XDG_STATE_HOME"]
+    else:
+        os.environ["XDG_STATE_HOME"] = before
+
+
+@pytest.fixture(scope="session")
+def docker_engine() -> Engine:
+    """The engine there is."""
+    try:
+        engine = engines.find()
+    except PodwireError as error:
+        pytest.skip(error.message)
+    if engine is None:
+        pytest.skip("no Docker Engine answers; `make test-cluster` starts one as root on Debian and Ubuntu")
+    return engine
+
+
+def held(spec: ClusterSpec, *, restricted: bool = False) -> Iterator[Cluster]:
+    """A cluster that is up between two steps of a session fixture."""
+    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+        context = running(spec, restricted=restricted)
+        cluster = runner.run(context.__aenter__())
+        yield cluster
+        runner.run(context.__aexit__(None, None, None))
+
+
+@pytest.fixture(scope="session")
+def privileged_cluster(docker_engine: Engine, own_state: Path) -> Iterator[Cluster]:
+    """Three nodes as the card says: privileged where the engine grants it."""
+    yield from held(cluster_spec("test-privileged"))
+
+
+@pytest.fixture(scope="session")
+def restricted_cluster(docker_engine: Engine, own_state: Path) -> Iterator[Cluster]:
+    """Three nodes with two capabilities."""
+    yield from held(cluster_spec("test-restricted"), restricted=True)
+
+
+@pytest.fixture(scope="session", params=["privileged", "restricted"])
+def docker_cluster(request: pytest.FixtureRequest) -> Cluster:
+    """Both, one after the other: a test that takes this runs twice."""
+    cluster: Cluster = request.getfixturevalue(f"{request.param}_cluster")
+    return cluster
+
+
+@pytest.fixture(scope="session")
+def docker_compose_command(docker_engine: Engine) -> str:
+    """pytest-docker: the compose there is."""
+    return " ".join(docker_engine.compose)
+
+
+@pytest.fixture(scope="session")
+def docker_compose_file(privileged_cluster: Cluster) -> str:
+    """pytest-docker: the document that the driver generated."""
+    return str(state_directory(privileged_cluster.spec.name) / "compose.json")
+
+
+@pytest.fixture(scope="session")
+def docker_compose_project_name(privileged_cluster: Cluster) -> str:
+    """pytest-docker: the driver's project."""
+    return generate.project(privileged_cluster.spec.name)
+
+
+@pytest.fixture(scope="session")
+def docker_setup() -> list[str]:
+    """pytest-docker: what the driver made must be all that compose wants."""
+    return ["up -d --no-build"]
+
+
+@pytest.fixture(scope="session")
+def docker_cleanup() -> list[str]:
+    """pytest-docker: the driver that made the cluster removes it."""
+    return []
