@@ -1,20 +1,20 @@
 """What a Pod document amounts to in one word: the READY, STATUS and RESTARTS columns of kubectl, and our stand-in mark.
 
 In: a Pod document. Out: text. Pure. A stand-in is a container whose image we do not have, so that a twin answers on its ports; the
-controller says so in the annotation below, and every table shows it: nobody may take a twin for the real thing.
+controller says so in the condition below, and every table shows it: nobody may take a twin for the real thing.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+STAND_IN_CONDITION = "podwire.dev/StandIn"
 STAND_IN_MARK = "stand-in"
 
 
-def stand_ins(pod: dict[str, Any]) -> tuple[str, ...]:
-    """Names of the containers that are stand-ins."""
-    statuses = pod.get("status", {}).get("containerStatuses") or []
-    return tuple(status["name"] for status in statuses if str(status.get("imageID", "")).startswith(STAND_IN_MARK))
+def is_stand_in(pod: dict[str, Any]) -> bool:
+    """Whether one of its containers is a stand-in."""
+    return condition(pod, STAND_IN_CONDITION) == "True"
 
 
 def ready_containers(pod: dict[str, Any]) -> tuple[int, int]:

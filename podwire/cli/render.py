@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from podwire.cli.humanize import stage_time
 from podwire.cli.tables import Table
-from podwire.seams import Clock
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from podwire.seams import Clock  # brings asyncio, which `--help` need not wait for
 
 GAP = "   "  # between columns, as kubectl has it
 

@@ -90,7 +90,7 @@ def _pod_ready(pod: Document, _: float) -> str:
 
 
 def _pod_status(pod: Document, _: float) -> str:
-    mark = f" ({podstatus.STAND_IN_MARK})" if podstatus.stand_ins(pod) else ""
+    mark = f" ({podstatus.STAND_IN_MARK})" if podstatus.is_stand_in(pod) else ""
     return podstatus.summary(pod) + mark
 
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from podwire.errors import NotFound
 from podwire.model.cluster import ClusterSpec, NodeSpec
@@ -119,16 +119,31 @@ def known_clusters() -> list[str]:
     return sorted(entry.parent.name for entry in home.glob("*/driver.json")) if home.is_dir() else []
 
 
-def remember_driver(cluster: str, driver: str, disk: Disk) -> None:
-    """Notes which driver makes the cluster, before anything of it exists: so `down` finds what a broken `up` left."""
-    disk.replace(state_directory(cluster) / "driver.json", json.dumps({"driver": driver}).encode())
+def remember(cluster: str, driver: str, document: Mapping[str, Any], disk: Disk) -> None:
+    """Notes which driver makes the cluster and from what document, before anything of it exists: so `down` finds what a broken `up`
+    left, and `up` without arguments means the same cluster again.
+    """
+    content = json.dumps({"driver": driver, "document": document}, indent=2).encode()
+    path = _memory(cluster)
+    if disk.read(path) != content:
+        disk.replace(path, content)
 
 
 def remembered_driver(cluster: str, disk: Disk) -> str:
     """Which driver made the cluster; raises NotFound where there is no such cluster."""
-    content = disk.read(state_directory(cluster) / "driver.json")
+    content = disk.read(_memory(cluster))
     if content is None:
         others = ", ".join(known_clusters())
         hint = f"clusters here: {others}; choose one with --cluster" if others else "make one with: podwire up"
         raise NotFound(f"there is no cluster {cluster!r} here", hint=hint)
     return str(json.loads(content)["driver"])
+
+
+def remembered_document(cluster: str, disk: Disk) -> dict[str, Any] | None:
+    """The Cluster document that the cluster was last made from; None where there is no such cluster."""
+    content = disk.read(_memory(cluster))
+    return dict(json.loads(content)["document"]) if content is not None else None
+
+
+def _memory(cluster: str) -> Path:
+    return state_directory(cluster) / "driver.json"

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from podwire.drivers.base import DriverNode, Endpoint, Fact, Progress, UpOptions, state_directory
 from podwire.drivers.local import control, layout, processes
@@ -23,6 +24,9 @@ from podwire.errors import PodwireError, Unavailable, Unsupported
 from podwire.model.addresses import parse_cidr
 from podwire.model.cluster import ClusterSpec, NodeSpec
 from podwire.seams import SystemClock, SystemDisk
+
+if TYPE_CHECKING:
+    from podwire.client import ControlClient
 
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 15.0
@@ -184,7 +188,10 @@ class LocalDriver:
         """Gives each node what it joins with; its agent waits for the file."""
         members = json.loads(self._disk.read(self._paths.members_file) or b"{}")
         address = layout.controller_address(parse_cidr(members["underlay"], "underlay")).ip
-        async with self._client() as client:
+        from podwire.client import connect  # noqa: PLC0415 - brings gRPC, once the supervisor has been spawned
+
+        async with connect(socket=self._paths.controller_socket) as client:
+            await _await_controller(client, self._clock)
             for node in nodes:
                 token = await client.create_join_token(node.name, zone=node.zone, labels=node.labels)
                 papers = {
@@ -195,6 +202,20 @@ class LocalDriver:
                     "ca_spki_sha256": token.ca_spki_sha256,
                 }
                 self._disk.replace(self._paths.node(node.name) / "join.json", json.dumps(papers).encode())
+
+
+async def _await_controller(client: ControlClient, clock: SystemClock) -> None:
+    """Returns when the controller answers; raises Unavailable when it does not in time."""
+    deadline = clock.monotonic() + START_TIMEOUT_S
+    while True:
+        try:
+            await client.status()
+        except Unavailable:
+            if clock.monotonic() >= deadline:
+                raise
+            await clock.sleep(POLL_S)
+        else:
+            return
 
 
 def helper_program() -> Path:

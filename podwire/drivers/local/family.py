@@ -7,10 +7,11 @@ so that a crash costs a moment and a crash loop costs little; a minute of life r
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -126,6 +127,13 @@ def fork(name: str, log: str, work: Callable[[], int | None], *, keep: tuple[int
         traceback.print_exc()
     finally:
         os._exit(code)
+
+
+def run_module(module: str, arguments: Sequence[str]) -> int | None:
+    """What `python -m MODULE ARGUMENTS` does, in a process that has imported it before."""
+    sys.argv = [module, *arguments]
+    main: Callable[[], int | None] = importlib.import_module(f"{module}.__main__").main
+    return main()
 
 
 def _reset_signals() -> None:

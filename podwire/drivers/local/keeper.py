@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from podwire.drivers.local import fabric, syscalls
-from podwire.drivers.local.family import Family, fork
+from podwire.drivers.local.family import Family, fork, run_module
 from podwire.drivers.local.layout import NODE_RUN_DIR, NODE_STATE_DIR
 from podwire.drivers.local.loop import Loop
 from podwire.model.addresses import IPInterface
@@ -64,7 +64,9 @@ def keep(plan: NodePlan) -> int:
 
 
 def _mount_node(state_dir: Path) -> None:
-    state = os.open(state_dir, os.O_PATH | os.O_DIRECTORY)  # by descriptor: its path may be below the /run that is covered next
+    state = os.open(
+        state_dir, os.O_PATH | os.O_DIRECTORY
+    )  # by descriptor: its path may be below the /run that is covered next
     syscalls.mount("sysfs", "/sys", "sysfs", syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC)
     syscalls.mount("tmpfs", "/run", "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, "mode=0755")
     for directory in (NODE_RUN_DIR, NODE_STATE_DIR):
@@ -100,8 +102,8 @@ class _Keeper:
             "helper": self._forked(
                 "helper", lambda: _execute(helper, "serve", "--socket", f"{NODE_RUN_DIR}/helper.sock")
             ),
-            "workload": self._forked("workload", lambda: _workload(directories)),
-            "agent": self._forked("agent", lambda: _agent(directories)),
+            "workload": self._forked("workload", lambda: run_module("nodeagent.workload", directories)),
+            "agent": self._forked("agent", lambda: run_module("nodeagent", directories)),
         }
 
     def _forked(self, name: str, work: Callable[[], int | None]) -> Callable[[], int]:
@@ -139,15 +141,3 @@ class _Keeper:
 
 def _execute(program: str, *arguments: str) -> None:
     os.execv(program, [program, *arguments])  # noqa: S606 - no shell is wanted
-
-
-def _agent(directories: list[str]) -> int | None:
-    from nodeagent.__main__ import main  # noqa: PLC0415 - already imported by the supervisor
-
-    return main(directories)
-
-
-def _workload(directories: list[str]) -> int | None:
-    from nodeagent.workload.__main__ import main  # noqa: PLC0415 - already imported by the supervisor
-
-    return main(directories)

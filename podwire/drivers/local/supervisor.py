@@ -25,7 +25,7 @@ from typing import Any
 
 from podwire.drivers.local import control, layout, processes, syscalls
 from podwire.drivers.local.fabric import Fabric
-from podwire.drivers.local.family import Family, fork
+from podwire.drivers.local.family import Family, fork, run_module
 from podwire.drivers.local.keeper import INIT, NodePlan, keep
 from podwire.drivers.local.loop import Loop
 from podwire.errors import AlreadyExists, InvalidInput, NotFound, PodwireError
@@ -108,7 +108,9 @@ class Supervisor:
             "--join-listen",
             layout.controller_url(address, layout.JOIN_PORT),
         ]
-        return fork("podwire-control", str(self._paths.logs / "controller.log"), lambda: _controller(arguments))
+        return fork(
+            "podwire-control", str(self._paths.logs / "controller.log"), lambda: run_module("controller", arguments)
+        )
 
     def _node_starter(self, node: _Node) -> Callable[[], int]:
         def start() -> int:
@@ -278,12 +280,6 @@ def _report(fd: int, message: dict[str, Any]) -> None:
     with suppress(OSError):  # a driver that was interrupted does not listen any more
         os.write(fd, control.encode(message))
     os.close(fd)
-
-
-def _controller(arguments: list[str]) -> int | None:
-    from controller.__main__ import main as controller_main  # noqa: PLC0415 - already imported by `_prepare`
-
-    return controller_main(arguments)
 
 
 if __name__ == "__main__":
