@@ -218,10 +218,14 @@ class LinuxKernel:
         plans: list[list[bytes]] = []
         for peer in peers:
             found = there.get(peer.vtep_mac, ObservedPeer(peer.vtep_mac, None, frozenset(), frozenset()))
+            tunnel_ends = {vtep_address(cidr) for cidr in peer.pod_cidrs}
             plan = [
-                rtnl.set_neighbour(link, vtep_address(cidr), peer.vtep_mac)
-                for cidr in peer.pod_cidrs
-                if vtep_address(cidr) not in found.neighbours
+                rtnl.delete_peer_route(link, cidr, vtep_address(cidr)) for cidr in found.routes - set(peer.pod_cidrs)
+            ]
+            plan += [rtnl.delete_neighbour(link, address) for address in found.neighbours - tunnel_ends]
+            plan += [
+                rtnl.set_neighbour(link, address, peer.vtep_mac)
+                for address in sorted(tunnel_ends - found.neighbours, key=str)
             ]
             if found.underlay != peer.underlay:
                 plan.append(rtnl.set_tunnel_entry(link, peer.vtep_mac, peer.underlay))
@@ -232,7 +236,9 @@ class LinuxKernel:
             ]
             plans.append(plan)
         failpoint("peers.ensure")
-        return self._batches(plans, "make the way to", [f"peer {peer.node}" for peer in peers], ignore=())
+        return self._batches(
+            plans, "make the way to", [f"peer {peer.node}" for peer in peers], ignore=(errno.ESRCH, errno.ENOENT)
+        )
 
     def delete_peers(self, peers: Sequence[ObservedPeer]) -> list[Failure | None]:
         link = index_of(self._rtnl, VXLAN)

@@ -11,12 +11,12 @@ import socket
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from pathlib import Path
+from typing import Self, TypeVar
 
 from nodeagent.kernel import netns
 from nodeagent.kernel.base import Failure, NodeNetwork, Peer, PodLink, Sandbox
 from nodeagent.kernel.linux import LinuxKernel
-from pathlib import Path
 from podwire.model import names
 from podwire.model.addresses import IPAddress, IPNetwork, gateway_address
 
@@ -122,7 +122,9 @@ class Node:
 class Lab:
     """The underlay and its nodes; `close` (or a with block) frees everything."""
 
-    def __init__(self, *, guard: bool = True, ipv6: bool = False, underlay6: bool = False, nodes: Sequence[str] = "ab") -> None:
+    def __init__(
+        self, *, guard: bool = True, ipv6: bool = False, underlay6: bool = False, nodes: Sequence[str] = "ab"
+    ) -> None:
         self.fabric = Namespace()
         self.fabric.command("ip", "link", "add", "underlay", "type", "bridge", "mcast_snooping", "0")
         self.fabric.command("ip", "link", "set", "underlay", "up")
@@ -194,7 +196,7 @@ class Lab:
             node.inside.close()
         self.fabric.close()
 
-    def __enter__(self) -> Lab:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
