@@ -45,7 +45,9 @@ PRIVILEGED, RESTRICTED = "privileged", "restricted"
 HANDSHAKE_TIMEOUT_S = 2.0
 STOP_TIMEOUT_S = 2
 _STATES = {"running": "running", "paused": "paused"}
-_WAIT_READY = f"i=0; until test -e {generate.RUN}/ready; do i=$((i+1)); test $i -lt 1500 || exit 1; sleep 0.02; done"
+READY_FILE = f"{generate.RUN}/ready"
+# In the container, because an exec per look would cost more than the look.
+_WAIT = 'i=0; until test -e "$0"; do i=$((i+1)); test $i -lt "$1" || exit 1; sleep 0.02; done'
 
 
 class DockerDriver:
@@ -119,7 +121,7 @@ class DockerDriver:
             with progress(f"Starting the controller and {len(spec.nodes)} nodes"):
                 self._make(engine, spec, made)
             with progress("Joining the nodes to the controller"):
-                self._join(spec)
+                self._join(spec, options.timeout_s)
             return self._endpoint()
 
     def _make(self, engine: Engine, spec: ClusterSpec, options: generate.Options) -> None:
@@ -142,10 +144,10 @@ class DockerDriver:
             _write(controller, generate.CONTROLLER_STATE, "cluster.json", settings, owner=user)
         _parallel(_start, self._containers())
 
-    def _join(self, spec: ClusterSpec) -> None:
+    def _join(self, spec: ClusterSpec, timeout_s: float) -> None:
         """Gives every node that has no certificate yet a token that names it."""
         controller = self._container(generate.CONTROLLER)
-        _exec(controller, "sh", "-c", _WAIT_READY)
+        self._await_ready(controller, timeout_s)
         nodes = {node.name: self._container(node.name) for node in spec.nodes}
         joined = dict(zip(nodes, _parallel(_has_certificate, nodes.values()), strict=True))
         missing = [name for name in nodes if not joined[name]]
@@ -153,6 +155,16 @@ class DockerDriver:
             tokens = json.loads(_admin(controller, "token", *missing))
             files = [(nodes[name], json.dumps(tokens[name]).encode()) for name in missing]
             _parallel(lambda item: _write(item[0], generate.NODE_STATE, "join.json", item[1]), files)
+
+    def _await_ready(self, controller: Any, timeout_s: float) -> None:
+        try:
+            _exec(controller, "sh", "-c", _WAIT, READY_FILE, str(int(timeout_s / 0.02)))
+        except PodwireError as error:
+            said = controller.logs(tail=1).decode(errors="replace").strip() or "nothing"
+            raise Unavailable(
+                f"the controller of cluster {self._cluster!r} is not ready after {timeout_s:.0f} s; its last words: {said}",
+                hint=f"docker logs {controller.name}",
+            ) from error
 
     def _down(self, progress: Progress) -> None:
         engine = engines.find()
@@ -223,7 +235,7 @@ class DockerDriver:
             )
             self._make(self._engine, changed, options)
             self._disk.replace(self._directory / "docker.json", json.dumps(record | {"document": document}).encode())
-            self._join(changed)
+            self._join(changed, UpOptions().timeout_s)
 
     def _with_node(self, name: str, act: Callable[[Any], None]) -> None:
         with _sdk_errors():
