@@ -110,13 +110,14 @@ class Editor:
         reference, copy = semantics.identify(doc, namespace)
         if not reference.name:
             raise InvalidInput("metadata.name: is required by apply; generateName is for create", field="metadata.name")
-        applied = _last_applied(doc)
+        said = _as_applied(doc)
+        applied = semantics.encode(said, sorted_keys=True).decode() + "\n"  # to the byte what kubectl writes
         if not await self._draft.exists(reference):
             copy["metadata"].setdefault("annotations", {})[LAST_APPLIED] = applied
             return await self._create(reference, copy), "created"
 
         def merge(current: Doc) -> Doc:
-            merged = three_way(_originally_applied(reference, current), doc, current, reference.resource.merge)
+            merged = three_way(_originally_applied(reference, current), said, current, reference.resource.merge)
             merged["metadata"].setdefault("annotations", {})[LAST_APPLIED] = applied
             return merged
 
@@ -147,12 +148,11 @@ class Editor:
         return Edit(new or old)
 
 
-def _last_applied(doc: Mapping[str, Any]) -> str:
-    """The annotation's value as kubectl writes it: the file without the annotation itself, keys sorted, and a newline."""
-    metadata = doc.get("metadata") or {}
+def _as_applied(doc: Mapping[str, Any]) -> Doc:
+    """The file without the annotation that is about the file; always with annotations, so that those of others are not taken out."""
+    metadata = doc["metadata"]
     annotations = {name: value for name, value in (metadata.get("annotations") or {}).items() if name != LAST_APPLIED}
-    said = {**doc, "metadata": {**metadata, "annotations": annotations}}
-    return msgspec.json.encode(said, order="sorted").decode() + "\n"
+    return {**doc, "metadata": {**metadata, "annotations": annotations}}
 
 
 def _originally_applied(reference: Reference, current: Doc) -> dict[str, Any]:

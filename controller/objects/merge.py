@@ -12,6 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from podwire.errors import InvalidInput
+
+MAX_DEPTH = 100  # of nesting: every recursion over documents stays far from Python's own limit
+
 Rules: TypeAlias = "Mapping[str, Rule]"
 """By field name: how its value merges. A field that is not named merges as a map, or is replaced."""
 Rule: TypeAlias = "Rules | ByKey | AsSet"
@@ -140,10 +144,16 @@ def merge_patch(target: Any, patch: Any) -> Any:
     return merged
 
 
-def without_nulls(value: Any) -> Any:
-    """A copy in which fields that are null are absent, as Kubernetes reads them; nothing is shared with the input."""
+def without_nulls(value: Any, depth: int = MAX_DEPTH) -> Any:
+    """A copy in which fields that are null are absent, as Kubernetes reads them; nothing is shared with the input.
+
+    Raises:
+        InvalidInput: it is nested deeper than any honest document.
+    """
+    if not depth:
+        raise InvalidInput(f"the document is nested more than {MAX_DEPTH} levels deep")
     if isinstance(value, Mapping):
-        return {name: without_nulls(under) for name, under in value.items() if under is not None}
+        return {name: without_nulls(under, depth - 1) for name, under in value.items() if under is not None}
     if isinstance(value, list | tuple):
-        return [without_nulls(item) for item in value]
+        return [without_nulls(item, depth - 1) for item in value]
     return value

@@ -59,10 +59,10 @@ class Reference:
         return {"kind": self.resource.kind, "metadata": {"name": self.name}}
 
 
-def encode(doc: Mapping[str, Any]) -> bytes:
+def encode(doc: Mapping[str, Any], *, sorted_keys: bool = False) -> bytes:
     """The stored form; raises InvalidInput for what JSON cannot hold."""
     try:
-        return _encoder.encode(doc)
+        return msgspec.json.encode(doc, order="sorted") if sorted_keys else _encoder.encode(doc)
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidInput(f"the document cannot be written as JSON: {error}") from error
 
