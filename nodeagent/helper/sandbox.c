@@ -32,6 +32,8 @@ static int own_uts = -1;
 
 bool sandbox_setup(void) {
     netlink = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
+    /* An own copy of the UTS namespace: this process leaves it for each sandbox, and may come back only to one it owns. */
+    if (unshare(CLONE_NEWUTS) != 0) return false;
     own_uts = open("/proc/self/ns/uts", O_RDONLY | O_CLOEXEC);
     struct timeval patience = {.tv_sec = 2};
     return netlink >= 0 && own_uts >= 0 && setsockopt(netlink, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience) == 0;

@@ -138,9 +138,10 @@ class ExecSession:
                 loop.remove_reader(fd)
 
     async def _until_exit(self, waiting: Coroutine[None, None, object]) -> None:
-        task = asyncio.create_task(waiting)
+        task: asyncio.Future[object] = asyncio.create_task(waiting)
+        ended: asyncio.Future[object] = self._exit  # type: ignore[assignment]
         try:
-            await asyncio.wait({task, self._exit}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((task, ended), return_when=asyncio.FIRST_COMPLETED)
         finally:
             task.cancel()
 

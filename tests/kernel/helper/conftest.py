@@ -1,49 +1,27 @@
-"""A node made of nothing but the real helper: its own network and mount namespaces, and all it starts is ended with it.
-
-The test process enters the mount namespace too (for one module), because pins are mounts; the helper alone enters the network one.
-"""
+"""Fixtures: a throw-away node. The test process enters a mount namespace for each module, because pins are mounts."""
 
 from __future__ import annotations
 
 import ctypes
+import importlib
 import os
-import signal
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from nodeagent.kernel.base import Failure, Sandbox
-from nodeagent.kernel.procs import ProcessId, open_pidfd
-from nodeagent.kernel.spawner import Spawner
-from nodeagent.pods.base import ContainerRun, RunId
-from nodeagent.pods.exec import ExecRunner
-from nodeagent.pods.process import ProcessRunner
-from podwire.seams import SystemClock
+from tests.kernel.helper.helper_node import HELPER, REPO, Node
 
-REPO = Path(__file__).resolve().parents[3]
-HELPER = REPO / "nodeagent" / "helper" / "podwire-helper"
 CLONE_NEWNS = 0x00020000
 MS_REC_PRIVATE = 0x4000 | 0x40000
-
-
-def wait_until(condition: Callable[[], bool], what: str, within_s: float = 10.0) -> None:
-    clock = SystemClock()
-    deadline = clock.monotonic() + within_s
-    while not condition():
-        assert clock.monotonic() < deadline, f"not within {within_s:g} s: {what}"
-        clock.pause(0.01)
 
 
 @pytest.fixture(scope="session")
 def helper_binary() -> Path:
     sys.path.insert(0, str(REPO / "protos"))
     try:
-        import hatch_build
+        hatch_build = importlib.import_module("hatch_build")
     finally:
         sys.path.remove(str(REPO / "protos"))
     if not hatch_build.build_helper():
@@ -62,93 +40,6 @@ def _own_mounts() -> Iterator[None]:
     yield
     assert libc.setns(before, CLONE_NEWNS) == 0
     os.close(before)
-
-
-@dataclass
-class Node:
-    directory: Path
-    binary: Path
-    process: subprocess.Popen[bytes] | None = None
-    started: list[ProcessId] = field(default_factory=list)
-    attempts: int = 0
-
-    @property
-    def run_dir(self) -> Path:
-        return self.directory / "run"
-
-    @property
-    def socket_path(self) -> Path:
-        return self.run_dir / "helper.sock"
-
-    def serve(self) -> None:
-        command = ["unshare", "--net", str(self.binary), "serve", "--socket", str(self.socket_path)]
-        self.process = subprocess.Popen(command)
-        wait_until(self.socket_path.exists, "the helper's socket")
-
-    def kill_helper(self) -> None:
-        assert self.process is not None
-        self.process.kill()
-        self.process.wait()
-        self.socket_path.unlink(missing_ok=True)
-
-    def spawner(self) -> Spawner:
-        return Spawner(self.socket_path, self.run_dir)
-
-    def runner(self, boot_id: str = "boot-1") -> ProcessRunner:
-        return ProcessRunner(self.spawner(), self.run_dir, boot_id=boot_id, clock=SystemClock())
-
-    def execs(self) -> ExecRunner:
-        return ExecRunner(self.spawner(), self.runner(), clock=SystemClock())
-
-    def sandbox(self, slot: str = "00000000000a", hostname: str = "pod-a") -> Sandbox:
-        made = self.spawner().create([(slot, hostname)])[0]
-        assert not isinstance(made, Failure), made
-        return made
-
-    def container(self, sandbox: Sandbox, *argv: str, name: str = "main", **more: object) -> ContainerRun:
-        files = self.directory / "pods" / sandbox.slot
-        files.mkdir(parents=True, exist_ok=True)
-        (files / "hosts").write_text(f"127.0.0.1 localhost {sandbox.slot}.test\n")
-        (files / "resolv.conf").write_text("nameserver 192.0.2.53\n")
-        (files / "hostname").write_text("pod-a\n")
-        self.attempts += 1
-        run = RunId(sandbox.slot, name, self.attempts)
-        values: dict[str, object] = {
-            "id": run,
-            "program": "process",
-            "argv": argv,
-            "env": (("GREETING", "hello"),),
-            "working_dir": "",
-            "ports": (),
-            "sandbox": sandbox,
-            "hostname": "pod-a",
-            "files": files,
-            "directory": files / name / str(self.attempts),
-        }
-        return ContainerRun(**(values | more))  # type: ignore[arg-type]
-
-    def end(self) -> None:
-        if self.process is None or self.process.poll() is not None:
-            self.serve()
-        spawner = self.spawner()
-        for name in (self.run_dir / "containers").iterdir():
-            record = self.runner().record(_id_of(name.name))
-            pidfd = open_pidfd(record.waiter_id) if record else None
-            if pidfd is not None:
-                with suppress(ProcessLookupError):
-                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-                os.close(pidfd)
-        spawner.delete(spawner.existing())
-        assert spawner.existing() == []
-        assert self.process is not None
-        self.process.terminate()
-        assert self.process.wait(10) == 0
-        subprocess.run(["umount", str(self.run_dir / "sandboxes")], check=True)
-
-
-def _id_of(name: str) -> RunId:
-    uid, container, attempt = name.rsplit("_", 2)
-    return RunId(uid, container, int(attempt))
 
 
 @pytest.fixture

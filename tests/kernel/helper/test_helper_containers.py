@@ -7,13 +7,13 @@ import json
 import os
 import re
 import signal
-from pathlib import Path
-from typing import Any
 
 import pytest
 
+from nodeagent.kernel.procs import open_pidfd
 from nodeagent.pods.base import ContainerRun, Exit
 from podwire.errors import KernelError, NotFound
+from tests.kernel.helper.helper_node import Node, wait_until
 
 pytestmark = pytest.mark.kernel
 
@@ -26,14 +26,14 @@ def text_of(run: ContainerRun) -> str:
     return "\n".join(line.split(" ", 3)[3] for line in lines)
 
 
-async def ran(node: Any, run: ContainerRun) -> tuple[Exit, str]:
+async def ran(node: Node, run: ContainerRun) -> tuple[Exit, str]:
     runner = node.runner()
     await runner.start(run)
     end = await asyncio.wait_for(runner.wait(run.id, run.directory), 20)
     return end, text_of(run)
 
 
-async def test_a_command_runs_to_its_end_and_leaves_code_and_log(node: Any) -> None:
+async def test_a_command_runs_to_its_end_and_leaves_code_and_log(node: Node) -> None:
     run = node.container(node.sandbox(), "sh", "-c", "echo $GREETING; echo bad >&2; exit 3")
     end, text = await ran(node, run)
     assert (end.code, end.signal, end.reason) == (3, 0, "Error")
@@ -43,17 +43,14 @@ async def test_a_command_runs_to_its_end_and_leaves_code_and_log(node: Any) -> N
     assert list((node.run_dir / "containers").iterdir()) == []
 
 
-async def test_the_root_is_the_containers_own(node: Any) -> None:
-    script = (
-        """
+async def test_the_root_is_the_containers_own(node: Node) -> None:
+    script = f"""
     hostname; cat /etc/resolv.conf /etc/hostname; getent hosts 00000000000a.test; ls -d /agnhost; test -x /agnhost && echo runs
     for d in / /tmp /run /var/lib /root /home /srv /dev/shm; do touch $d/x || echo cannot write $d; done
     touch /usr/x /etc/x 2>/dev/null && echo wrote; echo 1 2>/dev/null > /proc/sys/net/ipv4/ip_forward && echo wrote sysctl
     ls /proc | grep -c '^[0-9]'; for f in null zero full random urandom tty ptmx pts shm; do test -e /dev/$f || echo no $f; done
-    test -e /.node && echo node seen; test -e %s && echo state seen; cat /proc/1/comm; ls /sys/class/net; pwd
+    test -e /.node && echo node seen; test -e {node.directory} && echo state seen; cat /proc/1/comm; ls /sys/class/net; pwd
     """
-        % node.directory
-    )
     end, text = await ran(node, node.container(node.sandbox(), "sh", "-c", script, working_dir="/made/for/me"))
     assert end.code == 0
     lines = text.splitlines()
@@ -70,7 +67,7 @@ async def test_the_root_is_the_containers_own(node: Any) -> None:
     assert rest == ["podwire-init", "lo", "/made/for/me"]
 
 
-async def test_rights_are_a_container_engines_defaults(node: Any) -> None:
+async def test_rights_are_a_container_engines_defaults(node: Node) -> None:
     async def rights(**more: object) -> dict[str, str]:
         _, text = await ran(node, node.container(sandbox, "grep", "-E", "Cap|NoNew", "/proc/self/status", **more))
         return {line.split(":")[0]: line.split()[1] for line in text.splitlines()}
@@ -84,7 +81,7 @@ async def test_rights_are_a_container_engines_defaults(node: Any) -> None:
     assert int((await rights(privileged=True))["CapEff"], 16) & 1 << 21
 
 
-async def test_two_containers_meet_on_localhost_and_have_their_own_processes(node: Any) -> None:
+async def test_two_containers_meet_on_localhost_and_have_their_own_processes(node: Node) -> None:
     sandbox = node.sandbox()
     script = "import http.server as h; h.HTTPServer(('127.0.0.1', 8080), h.SimpleHTTPRequestHandler)"
     up = "import socket,struct,fcntl; s=socket.socket(); fcntl.ioctl(s,0x8914,struct.pack('16sh14x',b'lo',0x1))"
@@ -102,29 +99,29 @@ async def test_two_containers_meet_on_localhost_and_have_their_own_processes(nod
     await node.runner().stop(server.id, 0)
 
 
-async def test_term_reaches_the_command_and_grace_ends_it(node: Any) -> None:
+async def test_term_reaches_the_command_and_grace_ends_it(node: Node) -> None:
     runner, sandbox = node.runner(), node.sandbox()
     polite = node.container(sandbox, "sh", "-c", "trap 'echo bye; exit 7' TERM; echo up; while :; do sleep 0.05; done")
     await runner.start(polite)
-    await until_log(polite, "up")
+    until_log(polite, "up")
     await runner.stop(polite.id, 10)
     assert (await runner.wait(polite.id, polite.directory)).code == 7
     assert text_of(polite).splitlines() == ["up", "bye"]
     deaf = node.container(sandbox, "sh", "-c", "trap '' TERM; echo up; while :; do sleep 0.05; done")
     await runner.start(deaf)
-    await until_log(deaf, "up")
+    until_log(deaf, "up")
     await runner.stop(deaf.id, 0.2)
     end = await runner.wait(deaf.id, deaf.directory)
     assert (end.code, end.signal) == (137, 9)
     await runner.stop(deaf.id, 1)  # what is gone is gone
 
 
-async def test_a_signal_shows_in_the_exit(node: Any) -> None:
+async def test_a_signal_shows_in_the_exit(node: Node) -> None:
     end, _ = await ran(node, node.container(node.sandbox(), "sh", "-c", "kill -SEGV $$"))
     assert (end.code, end.signal) == (139, 11)
 
 
-async def test_a_command_that_does_not_exist_leaves_nothing(node: Any) -> None:
+async def test_a_command_that_does_not_exist_leaves_nothing(node: Node) -> None:
     run = node.container(node.sandbox(), "no-such-command")
     with pytest.raises(KernelError, match="exec no-such-command: No such file") as raised:
         await node.runner().start(run)
@@ -135,14 +132,14 @@ async def test_a_command_that_does_not_exist_leaves_nothing(node: Any) -> None:
         await node.runner().wait(run.id, run.directory)
 
 
-async def test_long_lines_are_continued_and_unfinished_ones_kept(node: Any) -> None:
+async def test_long_lines_are_continued_and_unfinished_ones_kept(node: Node) -> None:
     run = node.container(node.sandbox(), "sh", "-c", "head -c 40000 /dev/zero | tr '\\0' x; echo; printf end")
     await ran(node, run)
     lines = [line.split(" ", 3)[2:] for line in (run.directory / "log").read_text().splitlines()]
     assert [(tag, len(text)) for tag, text in lines] == [("P", 16384), ("P", 16384), ("F", 7232), ("F", 3)]
 
 
-async def test_the_log_is_bounded(node: Any) -> None:
+async def test_the_log_is_bounded(node: Node) -> None:
     run = node.container(node.sandbox(), "sh", "-c", "yes 0123456789012345678901234567890123456789 | head -c 20000000")
     await ran(node, run)
     sizes = {path.name: path.stat().st_size for path in run.directory.iterdir() if path.name.startswith("log")}
@@ -150,7 +147,7 @@ async def test_the_log_is_bounded(node: Any) -> None:
     assert all(size <= 10 * 1024 * 1024 for size in sizes.values())
 
 
-async def test_the_end_is_on_disk_when_no_agent_and_no_helper_lives(node: Any) -> None:
+async def test_the_end_is_on_disk_when_no_agent_and_no_helper_lives(node: Node) -> None:
     gate = node.directory / "pods" / "gate"
     run = node.container(
         node.sandbox(), "sh", "-c", "echo on; read line < /proc/self/fd/0; sleep 0.3; echo off; exit 5"
@@ -169,7 +166,7 @@ async def test_the_end_is_on_disk_when_no_agent_and_no_helper_lives(node: Any) -
     assert (await ran(node, node.container(run.sandbox, "true")))[0].code == 0
 
 
-async def test_a_killed_waiter_takes_its_container_along_and_is_called_137(node: Any) -> None:
+async def test_a_killed_waiter_takes_its_container_along_and_is_called_137(node: Node) -> None:
     run = node.container(node.sandbox(), "sleep", "1000")
     runner = node.runner()
     await runner.start(run)
@@ -182,17 +179,16 @@ async def test_a_killed_waiter_takes_its_container_along_and_is_called_137(node:
     assert (end.code, end.signal, end.reason) == (137, 9, "Error")
     assert "waiter" in end.message
     assert await runner.wait(run.id, run.directory) == end
-    assert not Path(f"/proc/{record.init}/root").exists()
+    assert open_pidfd(record.init_id) is None
 
 
-async def test_records_of_another_boot_are_not_believed(node: Any) -> None:
+async def test_records_of_another_boot_are_not_believed(node: Node) -> None:
     run = node.container(node.sandbox(), "sleep", "1000")
     await node.runner().start(run)
     assert await node.runner("boot-2").running() == frozenset()
     assert await node.runner().running() == {run.id}
 
 
-async def until_log(run: ContainerRun, text: str) -> None:
-    async with asyncio.timeout(10):
-        while not (run.directory / "log").exists() or text not in (run.directory / "log").read_text():
-            os.sched_yield()
+def until_log(run: ContainerRun, text: str) -> None:
+    log = run.directory / "log"
+    wait_until(lambda: log.exists() and text in log.read_text(), f"{text} in the log")

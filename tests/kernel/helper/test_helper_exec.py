@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from nodeagent.pods.base import ContainerRun
 from nodeagent.pods.exec import ExecSession
 from podwire.errors import KernelError, NotFound
+from tests.kernel.helper.helper_node import Node, wait_until
 
 pytestmark = pytest.mark.kernel
 
@@ -24,18 +24,18 @@ async def collected(session: ExecSession) -> tuple[bytes, bytes, int]:
         return parts["stdout"], parts["stderr"], await session.wait()
 
 
-async def sleeper(node: Any, **more: object) -> ContainerRun:
+async def sleeper(node: Node, **more: object) -> ContainerRun:
     run: ContainerRun = node.container(node.sandbox(), "sleep", "1000", **more)
     await node.runner().start(run)
     return run
 
 
-def hosted(node: Any) -> ContainerRun:
+def hosted(node: Node) -> ContainerRun:
     run: ContainerRun = node.container(node.sandbox(), "netexec", program="netexec")
     return run
 
 
-async def test_a_command_joins_its_container(node: Any) -> None:
+async def test_a_command_joins_its_container(node: Node) -> None:
     run = await sleeper(node)
     script = "echo $GREETING; echo oops >&2; cat /proc/1/comm; touch /tmp/seen; exit 9"
     out, err, code = await collected(await node.execs().start(run, ["sh", "-c", script]))
@@ -44,7 +44,7 @@ async def test_a_command_joins_its_container(node: Any) -> None:
     assert out == b"seen\n"
 
 
-async def test_a_hosted_container_gets_a_root_of_its_own_in_the_pod(node: Any) -> None:
+async def test_a_hosted_container_gets_a_root_of_its_own_in_the_pod(node: Node) -> None:
     run = hosted(node)
     script = "hostname; readlink /proc/self/ns/net; cat /etc/resolv.conf; test -x /agnhost && echo agnhost; exit 4"
     out, _, code = await collected(await node.execs().start(run, ["sh", "-c", script]))
@@ -57,14 +57,14 @@ async def test_a_hosted_container_gets_a_root_of_its_own_in_the_pod(node: Any) -
     ]
 
 
-async def test_the_nodes_interpreter_and_packages_work_in_a_container(node: Any) -> None:
+async def test_the_nodes_interpreter_and_packages_work_in_a_container(node: Node) -> None:
     script = "sed 's/-m nodeagent.*/-c \"import nodeagent.pods.base, msgspec; print(1)\"/' /agnhost > /tmp/a; sh /tmp/a"
     out, err, code = await collected(await node.execs().start(hosted(node), ["sh", "-c", script]))
     assert (out, err, code) == (b"1\n", b"", 0)
 
 
 @pytest.mark.parametrize("kind", ["process", "hosted"])
-async def test_binary_input_comes_back_whole(node: Any, kind: str) -> None:
+async def test_binary_input_comes_back_whole(node: Node, kind: str) -> None:
     run = await sleeper(node) if kind == "process" else hosted(node)
     data = os.urandom(3_000_000)
     session = await node.execs().start(run, ["cat"], stdin=True)
@@ -80,7 +80,7 @@ async def test_binary_input_comes_back_whole(node: Any, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["process", "hosted"])
-async def test_a_terminal_is_the_commands_own(node: Any, kind: str) -> None:
+async def test_a_terminal_is_the_commands_own(node: Node, kind: str) -> None:
     run = await sleeper(node) if kind == "process" else hosted(node)
     script = "tty; test -e $(tty) && stty size; trap 'stty size; exit 6' WINCH; echo ready; while :; do read x; done"
     session = await node.execs().start(run, ["sh", "-c", script], tty=True, size=(30, 100))
@@ -99,29 +99,24 @@ async def test_a_terminal_is_the_commands_own(node: Any, kind: str) -> None:
     assert code == 6
 
 
-async def test_interrupt_from_the_keyboard(node: Any) -> None:
-    session = await node.execs().start(await sleeper(node), ["sh", "-c", "echo ready; sleep 1000"], tty=True)
-    async with session, asyncio.timeout(20):
-        async for chunk in session.output():
-            if b"ready" in chunk.data:
-                await session.write(b"\x03")
-        assert await session.wait() == 130
+async def test_interrupt_from_the_keyboard(node: Node) -> None:
+    session = await node.execs().start(await sleeper(node), ["sleep", "1000"], tty=True)
+    await session.write(b"\x03")
+    assert await collected(session) == (b"^C", b"", 130)
 
 
 @pytest.mark.parametrize("kind", ["process", "hosted"])
-async def test_a_client_that_leaves_ends_its_command(node: Any, kind: str) -> None:
+async def test_a_client_that_leaves_ends_its_command(node: Node, kind: str) -> None:
     run = await sleeper(node) if kind == "process" else hosted(node)
     marker = f"4{os.getpid()}"
     async with await node.execs().start(run, ["sh", "-c", f"echo up; sleep {marker}"]) as session:
         async for _ in session.output():
             break
         assert commands(marker)
-    async with asyncio.timeout(10):
-        while commands(marker):
-            os.sched_yield()
+    wait_until(lambda: not commands(marker), "the command's end")
 
 
-async def test_output_that_nobody_reads_waits_in_the_pipe(node: Any) -> None:
+async def test_output_that_nobody_reads_waits_in_the_pipe(node: Node) -> None:
     async with await node.execs().start(await sleeper(node), ["yes"]) as session:
         taken = 0
         async for chunk in session.output():
@@ -130,7 +125,7 @@ async def test_output_that_nobody_reads_waits_in_the_pipe(node: Any) -> None:
                 break
 
 
-async def test_what_cannot_run_says_why(node: Any) -> None:
+async def test_what_cannot_run_says_why(node: Node) -> None:
     run = await sleeper(node)
     for tty in (False, True):
         with pytest.raises(KernelError, match="exec nothing-here: No such file") as raised:
@@ -142,7 +137,7 @@ async def test_what_cannot_run_says_why(node: Any) -> None:
         await node.execs().start(run, ["true"])
 
 
-async def test_a_container_that_ends_takes_its_commands_along(node: Any) -> None:
+async def test_a_container_that_ends_takes_its_commands_along(node: Node) -> None:
     run = await sleeper(node)
     session = await node.execs().start(run, ["sleep", "1000"])
     await node.runner().stop(run.id, 0)

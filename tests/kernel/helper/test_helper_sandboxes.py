@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import socket
 import subprocess
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from nodeagent.kernel.base import Failure, Sandbox
 from nodeagent.kernel.procs import ProcessId, alive
 from podwire.errors import KernelError, Unavailable
-from podwire.seams import SystemClock
+from podwire.seams import SeededRng, SystemClock
+from tests.kernel.helper.helper_node import Node, wait_until
 
 pytestmark = pytest.mark.kernel
 
@@ -25,7 +24,7 @@ def slots(count: int) -> list[tuple[str, str]]:
     return [(f"{number:012x}", f"pod-{number}") for number in range(1, count + 1)]
 
 
-def test_a_batch_is_made_found_and_ended(node: Any) -> None:
+def test_a_batch_is_made_found_and_ended(node: Node) -> None:
     spawner = node.spawner()
     made = spawner.create(slots(150))
     assert all(isinstance(one, Sandbox) for one in made)
@@ -35,7 +34,7 @@ def test_a_batch_is_made_found_and_ended(node: Any) -> None:
     one = made[0]
     assert Path(one.pin).stat().st_ino == one.netns_inode == Path(f"/proc/{one.pid}/ns/net").stat().st_ino
     assert Path(f"/proc/{one.pid}/comm").read_text() == "pause\n"
-    assert os.listdir(f"/proc/{one.pid}/fd") == []
+    assert not any(Path(f"/proc/{one.pid}/fd").iterdir())
     status = dict(
         line.split(":\t", 1) for line in Path(f"/proc/{one.pid}/status").read_text().splitlines() if ":\t" in line
     )
@@ -48,7 +47,7 @@ def test_a_batch_is_made_found_and_ended(node: Any) -> None:
     assert spawner.delete(made) == [None] * 150, "what is gone counts as deleted"
 
 
-def test_the_hostname_is_the_sandboxes_own_and_can_change(node: Any) -> None:
+def test_the_hostname_is_the_sandboxes_own_and_can_change(node: Node) -> None:
     sandbox = node.sandbox(hostname="first")
     read = ["nsenter", f"--uts=/proc/{sandbox.pid}/ns/uts", "hostname"]
     assert subprocess.check_output(read, text=True) == "first\n"
@@ -59,7 +58,7 @@ def test_the_hostname_is_the_sandboxes_own_and_can_change(node: Any) -> None:
         node.spawner().adopt(replace(sandbox, start_time=1), "third")
 
 
-def test_a_socket_keeps_the_namespace_until_it_is_closed(node: Any) -> None:
+def test_a_socket_keeps_the_namespace_until_it_is_closed(node: Node) -> None:
     sandbox = node.sandbox()
     holder = subprocess.Popen(
         ["nsenter", f"--net={sandbox.pin}", "sleep", "1000"],
@@ -75,7 +74,7 @@ def test_a_socket_keeps_the_namespace_until_it_is_closed(node: Any) -> None:
     assert spawner.gone(sandbox)
 
 
-def test_killing_the_helper_ends_nothing(node: Any) -> None:
+def test_killing_the_helper_ends_nothing(node: Node) -> None:
     before = node.spawner().create(slots(3))
     node.kill_helper()
     assert node.spawner().existing() == before
@@ -86,7 +85,7 @@ def test_killing_the_helper_ends_nothing(node: Any) -> None:
     assert node.spawner().delete(before) == [None] * 3
 
 
-def test_dead_and_half_made_ones_are_reported_and_made_anew(node: Any) -> None:
+def test_dead_and_half_made_ones_are_reported_and_made_anew(node: Node) -> None:
     spawner = node.spawner()
     killed, unpinned = spawner.create(slots(2))
     os.kill(killed.pid, signal.SIGKILL)
@@ -100,16 +99,16 @@ def test_dead_and_half_made_ones_are_reported_and_made_anew(node: Any) -> None:
     assert not alive(ProcessId(unpinned.pid, unpinned.start_time))
 
 
-def test_one_bad_item_does_not_hold_up_the_others(node: Any) -> None:
+def test_one_bad_item_does_not_hold_up_the_others(node: Node) -> None:
     bad_slot, bad_host, good = node.spawner().create([("../../x", "a"), ("0a", "h" * 65), ("0b", "ok")])
     assert isinstance(bad_slot, Failure)
     assert isinstance(bad_host, Failure)
     assert isinstance(good, Sandbox)
 
 
-def test_random_messages_do_no_harm(node: Any) -> None:
+def test_random_messages_do_no_harm(node: Node) -> None:
     """Ten thousand requests made of the protocol's words and of noise: the helper answers or hangs up, and goes on."""
-    random_ = random.Random(7)
+    chance = SeededRng(7)
     words = [
         b"create",
         b"delete",
@@ -134,28 +133,29 @@ def test_random_messages_do_no_harm(node: Any) -> None:
         b"=",
         b"x" * 5000,
     ]
-    read_end, write_end = os.pipe()
-    # 1:1 and 1 never name a process: start times do not match, so no request can reach anything but files of its own
-    connection = None
-    for number in range(10_000):
-        if connection is None or number % 50 == 0:
-            if connection:
-                connection.close()
+    pipe = os.pipe()
+    connection: socket.socket | None = None
+    for _ in range(10_000):
+        if connection is None:
             connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             connection.settimeout(10)
             connection.connect(str(node.socket_path))
-        noise = random_.randbytes(random_.randrange(40))
-        message = b"\0".join(random_.choice([*words, noise]) for _ in range(random_.randrange(1, 12)))
+        noise = chance.token(int(chance.uniform(0, 40)))
+        choices = [words[int(chance.uniform(0, len(words) - 0.001))] for _ in range(int(chance.uniform(1, 12)))]
+        message = b"\0".join([*choices, noise])
         try:
-            socket.send_fds(connection, [message], [read_end, write_end] if random_.random() < 0.1 else [])
-            if not connection.recv(70_000):
-                connection = connection.close()
+            socket.send_fds(connection, [message], pipe if chance.uniform(0, 1) < 0.1 else [])
+            if connection.recv(70_000):
+                continue
         except (BrokenPipeError, ConnectionResetError):
-            connection = connection.close()
+            pass
+        connection.close()
+        connection = None
     if connection:
         connection.close()
-    assert node.process.poll() is None
-    for fd in (read_end, write_end):
+    for fd in pipe:
         os.close(fd)
-    assert len(os.listdir(f"/proc/{node.process.pid}/fd")) < 12, "no descriptor stays"
+    assert node.process.poll() is None
+    descriptors = Path(f"/proc/{node.process.pid}/fd")
+    wait_until(lambda: len(list(descriptors.iterdir())) < 12, "no descriptor stays")
     assert isinstance(node.sandbox("00cc"), Sandbox)
