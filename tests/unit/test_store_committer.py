@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 
 from controller.store.base import Absent, Put, Remove, Write
-from controller.store.committer import DiskFull, DurableStore
+from controller.store.committer import DiskFull, DurableStore, exit_process
 from controller.store.ledger import Image, Staged
 from podwire.errors import Conflict, Exhausted, Unavailable
 from tests.unit.store_contract import put
@@ -146,3 +146,17 @@ async def test_closing_writes_what_was_waiting(disk: Disk) -> None:
     await store.close()
     assert [task.result() for task in waiting] == list(range(1, 11))
     assert len(disk.keys) == 10
+
+
+def test_a_fatal_error_ends_the_process_at_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No clean-up that could write: the next process reads what is really there."""
+
+    def ended(code: int) -> None:
+        raise SystemExit(code)
+
+    monkeypatch.setattr("os._exit", ended)
+    with pytest.raises(SystemExit, match="74"):
+        exit_process(OSError(5, "Input/output error"))
+    assert "Input/output error" in capsys.readouterr().err

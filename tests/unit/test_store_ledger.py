@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from controller.store.base import Absent, Batch, Entry, Precondition, Put, Remove, Unchanged, Write
+from controller.store.base import Absent, Entry, Precondition, Put, Remove, Unchanged, Write
 from controller.store.ledger import Image, Ledger
 from podwire.errors import Conflict, Expired
 
@@ -27,7 +27,6 @@ class LedgerMachine(RuleBasedStateMachine):
         self.revision = 0
         self.ahead: dict[str, Entry] = {}
         self.ahead_revision = 0
-        self.told: list[Batch] = []
 
     @rule(preconditions=PRECONDITIONS, writes=WRITES)
     def stage(self, preconditions: list[Precondition], writes: list[Write]) -> None:
@@ -57,28 +56,20 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule()
     def publish(self) -> None:
-        before = self.revision
+        before, replayed = self.revision, {key: entry.value for key, entry in self.published.items()}
         self.ledger.publish()
         self.published, self.revision = dict(self.ahead), self.ahead_revision
         try:
-            told = list(self.ledger.since(before, "/"))
+            told = self.ledger.since(before, "/")
         except Expired:
             return
-        replayed = {key: entry.value for key, entry in self._at(before).items()}
-        for batch in told:
-            for change in batch.changes:
-                assert change.previous == replayed.get(change.key)
-                if change.value is None:
-                    del replayed[change.key]
-                else:
-                    replayed[change.key] = change.value
+        for change in (change for batch in told for change in batch.changes):
+            assert change.previous == replayed.get(change.key)
+            if change.value is None:
+                del replayed[change.key]
+            else:
+                replayed[change.key] = change.value
         assert replayed == {key: entry.value for key, entry in self.published.items()}
-        self.remembered = dict(self.published)
-
-    remembered: dict[str, Entry] = {}  # noqa: RUF012 - replaced whole, never changed
-
-    def _at(self, _: int) -> dict[str, Entry]:
-        return self.remembered
 
     @rule()
     def abandon(self) -> None:
