@@ -111,7 +111,7 @@ class Editor:
         if not reference.name:
             raise InvalidInput("metadata.name: is required by apply; generateName is for create", field="metadata.name")
         said = _as_applied(doc)
-        applied = semantics.encode(said, sorted_keys=True).decode() + "\n"  # to the byte what kubectl writes
+        applied = semantics.encode(said, sorted_keys=True).decode() + "\n"  # as kubectl writes it
         if not await self._draft.exists(reference):
             copy["metadata"].setdefault("annotations", {})[LAST_APPLIED] = applied
             return await self._create(reference, copy), "created"
