@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from nodeagent.kernel.base import Failure, Sandbox
 from nodeagent.kernel.procs import open_pidfd
@@ -75,7 +76,9 @@ class Node:
         assert not isinstance(made, Failure), made
         return made
 
-    def container(self, sandbox: Sandbox, *argv: str, name: str = "main", **more: object) -> ContainerRun:
+    def container(
+        self, sandbox: Sandbox, *argv: str, name: str = "main", more: dict[str, Any] | None = None
+    ) -> ContainerRun:
         files = self.directory / "pods" / sandbox.slot
         files.mkdir(parents=True, exist_ok=True)
         (files / "hosts").write_text(f"127.0.0.1 localhost {sandbox.slot}.test\n")
@@ -83,7 +86,7 @@ class Node:
         (files / "hostname").write_text("pod-a\n")
         self.attempts += 1
         run = RunId(sandbox.slot, name, self.attempts)
-        values: dict[str, object] = {
+        values: dict[str, Any] = {
             "id": run,
             "program": "process",
             "argv": argv,
@@ -95,7 +98,7 @@ class Node:
             "files": files,
             "directory": files / name / str(self.attempts),
         }
-        return ContainerRun(**(values | more))  # type: ignore[arg-type]
+        return ContainerRun(**(values | (more or {})))
 
     def end(self) -> None:
         if self.child is None or self.child.poll() is not None:

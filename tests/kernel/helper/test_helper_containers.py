@@ -51,7 +51,9 @@ async def test_the_root_is_the_containers_own(node: Node) -> None:
     ls /proc | grep -c '^[0-9]'; for f in null zero full random urandom tty ptmx pts shm; do test -e /dev/$f || echo no $f; done
     test -e /.node && echo node seen; test -e {node.directory} && echo state seen; cat /proc/1/comm; ls /sys/class/net; pwd
     """
-    end, text = await ran(node, node.container(node.sandbox(), "sh", "-c", script, working_dir="/made/for/me"))
+    end, text = await ran(
+        node, node.container(node.sandbox(), "sh", "-c", script, more={"working_dir": "/made/for/me"})
+    )
     assert end.code == 0
     lines = text.splitlines()
     assert lines[:6] == [
@@ -69,7 +71,7 @@ async def test_the_root_is_the_containers_own(node: Node) -> None:
 
 async def test_rights_are_a_container_engines_defaults(node: Node) -> None:
     async def rights(**more: object) -> dict[str, str]:
-        _, text = await ran(node, node.container(sandbox, "grep", "-E", "Cap|NoNew", "/proc/self/status", **more))
+        _, text = await ran(node, node.container(sandbox, "grep", "-E", "Cap|NoNew", "/proc/self/status", more=more))
         return {line.split(":")[0]: line.split()[1] for line in text.splitlines()}
 
     sandbox = node.sandbox()
@@ -85,7 +87,7 @@ async def test_two_containers_meet_on_localhost_and_have_their_own_processes(nod
     sandbox = node.sandbox()
     script = "import http.server as h; h.HTTPServer(('127.0.0.1', 8080), h.SimpleHTTPRequestHandler)"
     up = "import socket,struct,fcntl; s=socket.socket(); fcntl.ioctl(s,0x8914,struct.pack('16sh14x',b'lo',0x1))"
-    await ran(node, node.container(sandbox, "/usr/bin/python3", "-c", up, add_capabilities=("NET_ADMIN",)))
+    await ran(node, node.container(sandbox, "/usr/bin/python3", "-c", up, more={"add_capabilities": ("NET_ADMIN",)}))
     server = node.container(sandbox, "/usr/bin/python3", "-c", f"{script}.serve_forever()", name="server")
     await node.runner().start(server)
     get = "import urllib.request as u, os; print(u.urlopen('http://127.0.0.1:8080/').status, os.getpid() < 10)"

@@ -25,13 +25,13 @@ async def collected(session: ExecSession) -> tuple[bytes, bytes, int]:
 
 
 async def sleeper(node: Node, **more: object) -> ContainerRun:
-    run: ContainerRun = node.container(node.sandbox(), "sleep", "1000", **more)
+    run: ContainerRun = node.container(node.sandbox(), "sleep", "1000", more=more)
     await node.runner().start(run)
     return run
 
 
 def hosted(node: Node) -> ContainerRun:
-    run: ContainerRun = node.container(node.sandbox(), "netexec", program="netexec")
+    run: ContainerRun = node.container(node.sandbox(), "netexec", more={"program": "netexec"})
     return run
 
 

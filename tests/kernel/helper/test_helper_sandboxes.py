@@ -24,10 +24,16 @@ def slots(count: int) -> list[tuple[str, str]]:
     return [(f"{number:012x}", f"pod-{number}") for number in range(1, count + 1)]
 
 
+def made_of(node: Node, count: int) -> list[Sandbox]:
+    results = node.spawner().create(slots(count))
+    made = [one for one in results if isinstance(one, Sandbox)]
+    assert len(made) == len(results) == count, results
+    return made
+
+
 def test_a_batch_is_made_found_and_ended(node: Node) -> None:
     spawner = node.spawner()
-    made = spawner.create(slots(150))
-    assert all(isinstance(one, Sandbox) for one in made)
+    made = made_of(node, 150)
     assert len({one.netns_inode for one in made}) == 150
     assert spawner.existing() == made
     assert node.spawner().create(slots(150)) == made, "again makes nothing"
@@ -35,10 +41,8 @@ def test_a_batch_is_made_found_and_ended(node: Node) -> None:
     assert Path(one.pin).stat().st_ino == one.netns_inode == Path(f"/proc/{one.pid}/ns/net").stat().st_ino
     assert Path(f"/proc/{one.pid}/comm").read_text() == "pause\n"
     assert not any(Path(f"/proc/{one.pid}/fd").iterdir())
-    status = dict(
-        line.split(":\t", 1) for line in Path(f"/proc/{one.pid}/status").read_text().splitlines() if ":\t" in line
-    )
-    assert status["CapEff"] == status["CapPrm"] == "0" * 16
+    status = Path(f"/proc/{one.pid}/status").read_text()
+    assert all(f"{kind}:\t{0:016x}" in status for kind in ("CapEff", "CapPrm"))
     assert not spawner.gone(one)
     assert spawner.delete(made) == [None] * 150
     assert spawner.existing() == []
@@ -75,7 +79,7 @@ def test_a_socket_keeps_the_namespace_until_it_is_closed(node: Node) -> None:
 
 
 def test_killing_the_helper_ends_nothing(node: Node) -> None:
-    before = node.spawner().create(slots(3))
+    before = made_of(node, 3)
     node.kill_helper()
     assert node.spawner().existing() == before
     with pytest.raises(Unavailable, match="did not answer"):
@@ -87,15 +91,14 @@ def test_killing_the_helper_ends_nothing(node: Node) -> None:
 
 def test_dead_and_half_made_ones_are_reported_and_made_anew(node: Node) -> None:
     spawner = node.spawner()
-    killed, unpinned = spawner.create(slots(2))
+    killed, unpinned = made_of(node, 2)
     os.kill(killed.pid, signal.SIGKILL)
     subprocess.run(["umount", unpinned.pin], check=True)
     Path(node.run_dir / "sandboxes" / "00000000000f.net").touch()
     while alive(ProcessId(killed.pid, killed.start_time)):
         SystemClock().pause(0.01)
     assert [(one.slot[-1], one.pid) for one in spawner.existing()] == [("1", 0), ("2", 0), ("f", 0)]
-    again = spawner.create(slots(2))
-    assert all(isinstance(one, Sandbox) and one.pid not in (0, killed.pid, unpinned.pid) for one in again)
+    assert not {one.pid for one in made_of(node, 2)} & {0, killed.pid, unpinned.pid}
     assert not alive(ProcessId(unpinned.pid, unpinned.start_time))
 
 

@@ -24,7 +24,9 @@ async def main(directory: Path) -> None:
     await runner.start(run)
     end = await runner.wait(run.id, run.directory)
     say("exit", end.code, (run.directory / "log").read_text())
-    session = await node.execs().start(node.container(sandbox, "netexec", program="netexec"), ["tty"], tty=True)
+    session = await node.execs().start(
+        node.container(sandbox, "netexec", more={"program": "netexec"}), ["tty"], tty=True
+    )
     async with session:
         async for chunk in session.output():
             say(chunk.data.decode().strip())
