@@ -11,6 +11,8 @@ from podwire.model.cluster import ClusterSpec
 SYNC_PORT = 7443
 JOIN_PORT = 7444
 AGENT_PORT = 7445
+SOCKET = "control.sock"  # in the state directory, unless a flag says otherwise
+CLUSTER_FILE = "cluster.json"  # likewise
 
 
 @dataclass(frozen=True, slots=True)

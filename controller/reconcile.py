@@ -11,9 +11,6 @@ the snapshot.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-
-import structlog
 
 from controller.binding import Binder
 from controller.config import Settings
@@ -26,14 +23,13 @@ from controller.reporting import Reporting
 from controller.sessions import Hub, Refuse
 from controller.snapshot import Snapshot, Touched
 from controller.waiting import event_within
+from podwire.aio import Backoff, Supervisor
 from podwire.api.v1 import node_sync_pb2 as sync
 from podwire.api.v1 import state_pb2 as state
-from podwire.errors import AlreadyExists, PodwireError
+from podwire.errors import AlreadyExists
 from podwire.seams import Clock, Rng
 
-log = structlog.get_logger(__name__)
-
-RETRY_S = 0.5
+BACKOFF = Backoff(first_s=0.2, longest_s=5.0)
 GARBAGE_QUIET_S = 0.2  # one look at everything for many deletions
 NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
 
@@ -50,6 +46,7 @@ class Reconciler:
         self._snapshot: Snapshot = snapshot
         self._hub = hub
         self._clock = clock
+        self._rng = rng
         self._settings = settings
         self.events = Events(registry.store, clock, rng, keep=settings.events_kept, accepts=self._namespace_is_live)
         self.binder = Binder(snapshot, registry, clock, self.events)
@@ -84,27 +81,16 @@ class Reconciler:
         self._garbage_due.set()
 
     async def run(self) -> None:
-        """Runs all loops until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._follower.run(), name="follow")
-            for name, loop in (
-                ("binding", self.binder.run),
-                ("reporting", self.reporting.run),
-                ("nodes", self._watch_nodes),
-                ("sweep", self._sweep),
-                ("garbage", self._collect),
-                ("events", self._flush_events),
-            ):
-                tasks.create_task(self._keep_going(name, loop), name=name)
-
-    async def _keep_going(self, name: str, loop: Callable[[], Awaitable[None]]) -> None:
-        """A loop that failed for a reason of ours starts over; anything else is a bug and ends the controller."""
-        while True:
-            try:
-                await loop()
-            except PodwireError as error:
-                log.warning("loop_failed", loop=name, reason=error.message)
-                await self._clock.sleep(RETRY_S)
+        """Runs all loops until cancelled; one that fails starts over."""
+        async with Supervisor(clock=self._clock, rng=self._rng, backoff=BACKOFF) as tasks:
+            tasks.keep("follow", self._follower.run)
+            tasks.keep("binding", self.binder.run)
+            tasks.keep("reporting", self.reporting.run)
+            tasks.keep("nodes", self._watch_nodes)
+            tasks.keep("sweep", self._sweep)
+            tasks.keep("garbage", self._collect)
+            tasks.keep("events", self._flush_events)
+            await asyncio.Event().wait()
 
     async def _watch_nodes(self) -> None:
         while True:
