@@ -311,7 +311,7 @@ def _print(parts: Sequence[Part], value: Any, root: Any) -> Iterator[str]:
                 for item in _walk(over.steps, root if over.from_root else value, root):
                     yield from _print(body, item, root)
             case Path(steps, from_root):
-                yield " ".join(_text(found) for found in _walk(steps, root if from_root else value, root))
+                yield " ".join(text(found) for found in _walk(steps, root if from_root else value, root))
 
 
 def _walk(steps: Sequence[Step], value: Any, root: Any) -> Iterator[Any]:
@@ -370,7 +370,8 @@ def _operand(operand: Operand, item: Any, root: Any) -> list[Any]:
     return list(_walk(operand.steps, root if operand.from_root else item, root))
 
 
-def _text(value: Any) -> str:
+def text(value: Any) -> str:
+    """A value as templates print it."""
     if isinstance(value, str):
         return value
     if value is None:

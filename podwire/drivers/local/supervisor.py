@@ -32,7 +32,7 @@ from podwire.errors import AlreadyExists, InvalidInput, NotFound, PodwireError
 from podwire.model.addresses import parse_cidr
 from podwire.seams import SystemClock, SystemDisk
 
-PRELOADED = ("grpc.aio", "nodeagent.__main__", "nodeagent.agent", "nodeagent.workload.__main__", "controller.__main__")
+PRELOADED = ("controller.__main__", "nodeagent.__main__", "nodeagent.workload.__main__")
 CONTROLLER = "controller"
 END_DEADLINE_S = 10.0
 
@@ -96,18 +96,15 @@ class Supervisor:
 
     def _start_controller(self) -> int:
         address = layout.controller_address(self._underlay).ip
-        arguments = [
-            "--state-dir",
-            str(self._paths.controller_state),
-            "--cluster-file",
+        arguments = ["--cluster", self._cluster, "--state-dir", str(self._paths.controller_state)]
+        arguments += [
+            "--cluster-document",
             str(self._paths.cluster_file),
             "--socket",
             str(self._paths.controller_socket),
-            "--listen",
-            layout.controller_url(address, layout.CONTROLLER_PORT),
-            "--join-listen",
-            layout.controller_url(address, layout.JOIN_PORT),
         ]
+        arguments += ["--listen", str(address), "--port", str(layout.CONTROLLER_PORT)]
+        arguments += ["--join-port", str(layout.JOIN_PORT)]
         return fork(
             "podwire-control", str(self._paths.logs / "controller.log"), lambda: run_module("controller", arguments)
         )

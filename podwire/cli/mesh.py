@@ -1,0 +1,68 @@
+"""Waiting for the cluster as a whole: every node ready, and a probe across every pair of nodes.
+
+In: a client, the nodes' names. Out: a return when both hold, or an error that names the node or the pair that fails. `up`, `node add` and
+`node restart` end here: what they promise is a network that carries packets, not processes that have started.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+from podwire.errors import PodwireError, Unavailable
+
+if TYPE_CHECKING:
+    from podwire.client import ControlClient
+    from podwire.seams import Clock
+
+POLL_S = 0.02
+PROBE_TIMEOUT_S = 1.0
+NODES_SHOWN = 3
+
+
+async def await_nodes(client: ControlClient, names: Collection[str], clock: Clock, deadline: float) -> None:
+    """Returns when each of these nodes is ready; raises PodwireError that says which are not, and why."""
+    pause = POLL_S
+    while True:
+        try:
+            status = await client.status()
+            states = {node.name: node for node in status.nodes}
+            late = [name for name in sorted(names) if name not in states or not states[name].ready]
+            if not late:
+                return
+            reasons = {
+                name: states[name].reason or "not ready" if name in states else "has not joined" for name in late
+            }
+        except Unavailable:
+            if clock.monotonic() >= deadline:
+                raise
+            reasons = {}
+        if clock.monotonic() >= deadline:
+            shown = ", ".join(f"{name} ({why})" for name, why in list(reasons.items())[:NODES_SHOWN])
+            raise PodwireError(f"not all nodes got ready in time: {shown}", hint="see: podwire status, podwire doctor")
+        await clock.sleep(pause)
+        pause = min(pause * 1.2, 0.2)
+
+
+async def await_mesh(client: ControlClient, clock: Clock, deadline: float) -> int:
+    """Returns the number of node pairs once a probe has crossed all of them in one round; raises PodwireError that names one that failed."""
+    while True:
+        results = await client.probe(node_mesh=True, timeout_s=PROBE_TIMEOUT_S)
+        failed = [result for result in results if not result.ok]
+        if not failed:
+            return len(results)
+        if clock.monotonic() >= deadline:
+            raise PodwireError(
+                f"{len(failed)} of {len(results)} node pairs do not reach each other, first {failed[0].id}: {failed[0].error}",
+                hint="see: podwire status",
+            )
+        await clock.sleep(POLL_S)
+
+
+async def await_network(client: ControlClient, names: Collection[str], clock: Clock, timeout_s: float) -> int:
+    """Both, one after the other, within one time."""
+    deadline = clock.monotonic() + timeout_s
+    async with asyncio.timeout(timeout_s + PROBE_TIMEOUT_S + 15.0):
+        await await_nodes(client, names, clock, deadline)
+        return await await_mesh(client, clock, deadline)
