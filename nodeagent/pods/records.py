@@ -1,0 +1,144 @@
+"""What is kept of a pod's runs, and what a new agent finds of them.
+
+In: runs as they begin. Out: `Tracked` values for the containers of a pod, as of now. Under STATE/pods/UID/CONTAINER stand the number of
+the present attempt (from the second on: the first is known by its directory) and a directory per attempt with its log and its end.
+Under RUN/pods/UID, in memory and gone with the node, stand the files that containers read and which sandbox all of it belongs to.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from nodeagent.kernel.base import Sandbox
+from nodeagent.pods.base import Exit, RunId
+from nodeagent.pods.pod import Container
+from nodeagent.pods.podreport import RUNNING, Tracked
+from nodeagent.pods.restarts import LOST
+from nodeagent.workload.wire import EXIT_FILE, decode_exit
+from podwire.seams import Clock, Disk
+
+ATTEMPT_FILE = "attempt"
+MEMORY_FILE = "memory.json"
+
+
+class Seen(msgspec.Struct, frozen=True):
+    """What was true of a running container when the agent last looked."""
+
+    started_ms: int
+    started: bool
+    ready: bool
+
+
+class Memory(msgspec.Struct, frozen=True):
+    """A pod's sandbox, when the pod began in it, and its containers."""
+
+    slot: str
+    netns_inode: int
+    started_ms: int
+    containers: dict[str, Seen] = msgspec.field(default_factory=dict)
+
+    def of(self, sandbox: Sandbox) -> bool:
+        """Whether this is about that sandbox."""
+        return (self.slot, self.netns_inode) == (sandbox.slot, sandbox.netns_inode)
+
+
+@dataclass
+class Records:
+    """Paths and small files of all pods. `running` is what runners said at the agent's start; a pod that is restored takes its own."""
+
+    disk: Disk
+    state_dir: Path
+    run_dir: Path
+    clock: Clock
+    running: set[RunId] = field(default_factory=set)
+
+    def directory(self, run: RunId) -> Path:
+        """Where a run's `log` and `exit.json` are."""
+        return self._state(run.uid) / run.container / str(run.attempt)
+
+    def files(self, uid: str) -> Path:
+        """The directory with the pod's `hosts`, `resolv.conf` and `hostname`."""
+        return self.run_dir / "pods" / uid
+
+    def _state(self, uid: str) -> Path:
+        return self.state_dir / "pods" / uid
+
+    def known(self) -> frozenset[str]:
+        """Pods that have files here, or runs."""
+        return frozenset(self.disk.names(self.state_dir / "pods")) | {run.uid for run in self.running}
+
+    def orphans(self, uid: str) -> list[RunId]:
+        """Running containers of a pod that was not restored."""
+        return sorted(run for run in self.running if run.uid == uid)
+
+    def restore(self, uid: str, spec: Container, memory: Memory | None) -> Tracked:
+        """The container as it is now: never run, running, or ended, seen or unseen."""
+        place = self._state(uid) / spec.name
+        started = {int(name) for name in self.disk.names(place) if name.isdecimal()}
+        mine = {run for run in self.running if (run.uid, run.container) == (uid, spec.name)}
+        self.running -= mine
+        written = self.disk.read(place / ATTEMPT_FILE) or b""
+        begun = {int(written)} if written.isdigit() else set()
+        attempts = started | begun | {run.attempt for run in mine}
+        if not attempts:
+            return Tracked(spec)
+        one = Tracked(spec, max(attempts))
+        run = one.run_id(uid)
+        one.last = self._end(RunId(uid, spec.name, one.attempt - 1)) if one.attempt else None
+        seen = memory.containers.get(spec.name) if memory else None
+        end = self._end(run)
+        if end is not None:
+            one.started_ms = end.started_unix_ms or (seen.started_ms if seen else 0)
+            one.ends(end)
+        elif run in mine:
+            one.phase, one.reason = RUNNING, ""
+            one.started_ms = seen.started_ms if seen else int(self.clock.wall() * 1000)
+            one.started = seen.started if seen else spec.startup is None
+            one.ready = seen.ready if seen else spec.readiness is None
+        elif one.attempt in started:
+            now = int(self.clock.wall() * 1000)
+            one.ends(Exit(137, 9, seen.started_ms if seen else 0, now, LOST, "it ended with its node, unseen"))
+        return one
+
+    def _end(self, run: RunId) -> Exit | None:
+        content = self.disk.read(self.directory(run) / EXIT_FILE)
+        return None if content is None else decode_exit(content)
+
+    def begin_attempt(self, run: RunId) -> None:
+        """Makes the number of a further attempt durable, and drops the run before the last."""
+        self.disk.replace(self._state(run.uid) / run.container / ATTEMPT_FILE, str(run.attempt).encode())
+        if run.attempt >= 2:
+            shutil.rmtree(self.directory(RunId(run.uid, run.container, run.attempt - 2)), ignore_errors=True)
+
+    def recall(self, uid: str) -> Memory | None:
+        """What was remembered of the pod since the node started."""
+        content = self.disk.read(self.files(uid) / MEMORY_FILE)
+        try:
+            return None if content is None else msgspec.json.decode(content, type=Memory)
+        except msgspec.DecodeError:
+            return None
+
+    def remember(self, uid: str, sandbox: Sandbox, started_ms: int, containers: Iterable[Tracked]) -> None:
+        """Keeps what a new agent cannot find out by looking."""
+        seen = {one.spec.name: Seen(one.started_ms, one.started, one.ready) for one in containers}
+        memory = Memory(sandbox.slot, sandbox.netns_inode, started_ms, seen)
+        self._write(self.files(uid) / MEMORY_FILE, msgspec.json.encode(memory))
+
+    def write_files(self, uid: str, files: Mapping[str, str]) -> None:
+        """What the pod's containers read as /etc/hosts, /etc/resolv.conf and /etc/hostname."""
+        for name, content in files.items():
+            self._write(self.files(uid) / name, content.encode())
+
+    def _write(self, path: Path, content: bytes) -> None:
+        if self.disk.read(path) != content:
+            self.disk.replace(path, content)
+
+    def forget(self, uid: str) -> None:
+        """Removes everything of a pod."""
+        for place in (self.files(uid), self._state(uid)):
+            shutil.rmtree(place, ignore_errors=True)
