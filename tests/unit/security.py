@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import io
+import logging
 import pkgutil
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import grpc
+import structlog
 from google.protobuf import message_factory
 from google.protobuf.descriptor import FileDescriptor, MethodDescriptor, ServiceDescriptor
 
 import podwire.api.v1
-from podwire import tls
+from podwire import telemetry, tls
 from podwire.seams import SeededRng, SystemClock
 
 DAY_S = 24 * 3600.0
@@ -152,3 +155,19 @@ async def running(server: grpc.aio.Server) -> AsyncIterator[grpc.aio.Server]:
         yield server
     finally:
         await server.stop(0)
+
+
+@contextmanager
+def logs(level: str = "debug") -> Iterator[io.StringIO]:
+    """What a process writes to its log within the block; afterwards logging is as it was."""
+    before, root = structlog.get_config(), logging.getLogger()
+    handlers, root_level, out = root.handlers[:], root.level, io.StringIO()
+    root.handlers.clear()
+    telemetry.setup("test", level=level, stream=out)
+    try:
+        yield out
+    finally:
+        structlog.configure(**before)
+        structlog.contextvars.clear_contextvars()
+        root.handlers[:] = handlers
+        root.setLevel(root_level)
