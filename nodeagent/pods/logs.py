@@ -73,21 +73,33 @@ def attempts(directory: Path) -> list[int]:
         return []
 
 
-async def read_log(
-    directory: Path,
-    *,
-    clock: Clock,
-    follow: bool = False,
-    previous: bool = False,
-    tail_lines: int = -1,
-    timestamps: bool = False,
-    gone: Callable[[], bool] = lambda: True,
-) -> AsyncIterator[bytes]:
-    """The log of a container's newest attempt, or of the one before it. `tail_lines` < 0: all.
+@dataclass(frozen=True, slots=True)
+class LogSource:
+    """Whose log: the container's directory, which attempt, and whether the container will not come back."""
+
+    directory: Path
+    previous: bool = False
+    gone: Callable[[], bool] = lambda: True
+
+
+@dataclass(frozen=True, slots=True)
+class LogQuery:
+    """What of it: the last lines (None: all), what comes later too, and how it is shown."""
+
+    tail_lines: int | None = None
+    follow: bool = False
+    timestamps: bool = False
+
+
+async def read_log(source: LogSource, query: LogQuery, *, clock: Clock) -> AsyncIterator[bytes]:
+    """The log of a container's newest attempt, or of the one before it.
 
     With `follow`, what comes later too, until `gone()` says that the container will not come back and all is read. Raises NotFound
     where there is no such attempt (following waits for the first one instead).
     """
+    directory, previous, gone = source.directory, source.previous, source.gone
+    follow, timestamps = query.follow, query.timestamps
+    tail_lines = -1 if query.tail_lines is None else query.tail_lines
     known = attempts(directory)
     while not known and follow and not gone():
         await clock.sleep(POLL_S)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nodeagent.pods.logs import parse_line, read_log, tail_start
+from nodeagent.pods.logs import LogQuery, LogSource, parse_line, read_log, tail_start
 from podwire.errors import NotFound
 
 
@@ -51,29 +51,34 @@ async def text_of(chunks: AsyncIterator[bytes]) -> str:
 async def test_the_newest_attempt_and_the_one_before(tmp_path: Path) -> None:
     for attempt in (0, 2, 10):
         write(tmp_path, attempt, line(f"attempt {attempt}"))
-    assert await text_of(read_log(tmp_path, clock=ScriptedClock())) == "attempt 10\n"
-    assert await text_of(read_log(tmp_path, clock=ScriptedClock(), previous=True)) == "attempt 2\n"
+    assert await text_of(read_log(LogSource(tmp_path), LogQuery(), clock=ScriptedClock())) == "attempt 10\n"
+    assert (
+        await text_of(read_log(LogSource(tmp_path, previous=True), LogQuery(), clock=ScriptedClock())) == "attempt 2\n"
+    )
 
 
 async def test_what_is_not_there_is_said(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="no log yet"):
-        await text_of(read_log(tmp_path / "web", clock=ScriptedClock()))
+        await text_of(read_log(LogSource(tmp_path / "web"), LogQuery(), clock=ScriptedClock()))
     write(tmp_path, 0, line("x"))
     with pytest.raises(NotFound, match="no previous attempt"):
-        await text_of(read_log(tmp_path, clock=ScriptedClock(), previous=True))
+        await text_of(read_log(LogSource(tmp_path, previous=True), LogQuery(), clock=ScriptedClock()))
 
 
 async def test_the_tail_counts_lines_across_rotation_and_keeps_long_ones_whole(tmp_path: Path) -> None:
     write(tmp_path, 0, line("one"), line("two"), name="log.1")
     write(tmp_path, 0, line("lo", "P"), line("ng"), line("last"))
-    assert await text_of(read_log(tmp_path, clock=ScriptedClock(), tail_lines=3)) == "two\nlong\nlast\n"
-    assert await text_of(read_log(tmp_path, clock=ScriptedClock(), tail_lines=0)) == ""
-    assert await text_of(read_log(tmp_path, clock=ScriptedClock())) == "one\ntwo\nlong\nlast\n"
+    assert (
+        await text_of(read_log(LogSource(tmp_path), LogQuery(tail_lines=3), clock=ScriptedClock()))
+        == "two\nlong\nlast\n"
+    )
+    assert await text_of(read_log(LogSource(tmp_path), LogQuery(tail_lines=0), clock=ScriptedClock())) == ""
+    assert await text_of(read_log(LogSource(tmp_path), LogQuery(), clock=ScriptedClock())) == "one\ntwo\nlong\nlast\n"
 
 
 async def test_timestamps_stand_before_whole_lines(tmp_path: Path) -> None:
     write(tmp_path, 0, line("lo", "P", 1), line("ng", "F", 2), line("x", "F", 3))
-    text = await text_of(read_log(tmp_path, clock=ScriptedClock(), timestamps=True))
+    text = await text_of(read_log(LogSource(tmp_path), LogQuery(timestamps=True), clock=ScriptedClock()))
     assert text == "2026-01-02T03:04:05.000000001Z long\n2026-01-02T03:04:05.000000003Z x\n"
 
 
@@ -100,7 +105,7 @@ async def test_following_goes_through_rotations_and_attempts_until_the_end(tmp_p
         lambda: write(tmp_path, 1, line("restarted")),
         lambda: write(tmp_path, 1, line("bye")),
     )
-    text = await text_of(read_log(tmp_path, clock=clock, follow=True, gone=lambda: clock.done))
+    text = await text_of(read_log(LogSource(tmp_path, gone=lambda: clock.done), LogQuery(follow=True), clock=clock))
     assert text.splitlines() == [
         "one",
         "two",
@@ -118,7 +123,9 @@ async def test_following_goes_through_rotations_and_attempts_until_the_end(tmp_p
 async def test_following_starts_with_the_tail(tmp_path: Path) -> None:
     write(tmp_path, 0, line("old"), line("new"))
     clock = ScriptedClock(lambda: write(tmp_path, 0, line("newer")))
-    text = await text_of(read_log(tmp_path, clock=clock, follow=True, tail_lines=1, gone=lambda: clock.done))
+    text = await text_of(
+        read_log(LogSource(tmp_path, gone=lambda: clock.done), LogQuery(follow=True, tail_lines=1), clock=clock)
+    )
     assert text == "new\nnewer\n"
 
 
