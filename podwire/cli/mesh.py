@@ -7,12 +7,13 @@ In: a client, the nodes' names. Out: a return when both hold, or an error that n
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 from podwire.errors import PodwireError, Unavailable
 
 if TYPE_CHECKING:
+    from podwire.api.v1.control_pb2 import NodeStatus
     from podwire.client import ControlClient
     from podwire.seams import Clock
 
@@ -21,8 +22,17 @@ PROBE_TIMEOUT_S = 1.0
 NODES_SHOWN = 3
 
 
-async def await_nodes(client: ControlClient, names: Collection[str], clock: Clock, deadline: float) -> None:
-    """Returns when each of these nodes is ready; raises PodwireError that says which are not, and why."""
+async def await_nodes(
+    client: ControlClient,
+    names: Collection[str],
+    clock: Clock,
+    deadline: float,
+    *,
+    former_boots: Mapping[str, str] | None = None,
+) -> None:
+    """Returns when each of these nodes is ready, after another boot than the former one where that is given; raises PodwireError that
+    says which are not, and why.
+    """
     pause = POLL_S
     while True:
         try:
@@ -45,6 +55,15 @@ async def await_nodes(client: ControlClient, names: Collection[str], clock: Cloc
         pause = min(pause * 1.2, 0.2)
 
 
+def _why_late(node: NodeStatus | None, former_boot: str | None) -> str:
+    """What keeps a node from being ready; empty when nothing does."""
+    if node is None:
+        return "has not joined"
+    if node.boot_id == former_boot:
+        return "has not started again"
+    return "" if node.ready else node.reason or "not ready"
+
+
 async def await_mesh(client: ControlClient, clock: Clock, deadline: float) -> int:
     """Returns the number of node pairs once a probe has crossed all of them in one round; raises PodwireError that names one that failed."""
     while True:
@@ -60,9 +79,16 @@ async def await_mesh(client: ControlClient, clock: Clock, deadline: float) -> in
         await clock.sleep(POLL_S)
 
 
-async def await_network(client: ControlClient, names: Collection[str], clock: Clock, timeout_s: float) -> int:
+async def await_network(
+    client: ControlClient,
+    names: Collection[str],
+    clock: Clock,
+    timeout_s: float,
+    *,
+    former_boots: Mapping[str, str] | None = None,
+) -> int:
     """Both, one after the other, within one time."""
     deadline = clock.monotonic() + timeout_s
     async with asyncio.timeout(timeout_s + PROBE_TIMEOUT_S + 15.0):
-        await await_nodes(client, names, clock, deadline)
+        await await_nodes(client, names, clock, deadline, former_boots=former_boots)
         return await await_mesh(client, clock, deadline)

@@ -19,7 +19,6 @@ BRIDGE = "underlay"
 NODE_LINK = "eth0"
 MTU = 1500
 _LOOPBACK_INDEX = 1
-_NODE_LINK_INDEX = 2
 
 
 class Fabric:
@@ -34,7 +33,7 @@ class Fabric:
         """Makes the bridge with its address; for a namespace that is new. Raises KernelError."""
         mac = names.bridge_mac(cluster, BRIDGE)
         _request(self._socket, [rtnl.create_bridge(BRIDGE, mac, MTU)], "create bridge", BRIDGE)
-        self.bridge_index = self._index(BRIDGE)
+        self.bridge_index = _index(self._socket, BRIDGE)
         messages = [
             rtnl.set_link(self.bridge_index, rtnl.NO_ADDRESS_GENERATION),
             rtnl.add_address(self.bridge_index, address),
@@ -45,12 +44,9 @@ class Fabric:
 
     def drop(self, link: str) -> None:
         """Removes a node's link where it still is: a namespace that ends keeps answering for its address for a while."""
-        index = self._index(link)
+        index = _index(self._socket, link)
         if index:
             self._socket.request([rtnl.delete_link(index)])  # gone by now is as good
-
-    def _index(self, link: str) -> int:
-        return next((found.index for found in rtnl.read_links(self._socket) if found.name == link), 0)
 
 
 def attach_node(*, cluster: str, node: str, link: str, fabric: int, bridge_index: int, address: IPInterface) -> None:
@@ -66,19 +62,23 @@ def attach_node(*, cluster: str, node: str, link: str, fabric: int, bridge_index
         host_group=0,
         bridge=bridge_index,
         node_netns=fabric,
-        pod_index=_NODE_LINK_INDEX,
     )
-    messages = [
-        rtnl.set_link(_LOOPBACK_INDEX, up=True),
-        pair,
-        rtnl.set_link(_NODE_LINK_INDEX, rtnl.NO_ADDRESS_GENERATION),
-        rtnl.add_address(_NODE_LINK_INDEX, address),
-        rtnl.set_link(_NODE_LINK_INDEX, up=True),
-    ]
     try:
-        _request(socket, messages, "attach node", node)
+        _request(socket, [rtnl.set_link(_LOOPBACK_INDEX, up=True), pair], "attach node", node)
+        index = _index(socket, NODE_LINK)  # not always 2: some kernels give each namespace tunnel devices of its own
+        messages = [
+            rtnl.set_link(index, rtnl.NO_ADDRESS_GENERATION),
+            rtnl.add_address(index, address),
+            rtnl.set_link(index, up=True),
+        ]
+        _request(socket, messages, "configure eth0 of node", node)
     finally:
         socket.close()
+
+
+def _index(socket: NetlinkSocket, link: str) -> int:
+    """Index of a link by name; 0 where there is none."""
+    return next((found.index for found in rtnl.read_links(socket) if found.name == link), 0)
 
 
 def _request(socket: NetlinkSocket, messages: Sequence[bytes], operation: str, obj: str) -> None:
