@@ -139,9 +139,10 @@ class Attacher:
         first, datagram, last, job.datagram = templates.fill(job.link)
         job.starts = last.starts
         results = socket.request_datagram(datagram, first.starts)
-        refused = results[0]
-        if refused is not None and refused.errno == errno.EEXIST:
-            self._mend(job, place)  # a host end of that name is left from another sandbox
+        refused = next((each for each in results if each is not None), None)
+        if refused is not None and refused.errno in {errno.EEXIST, errno.ENODEV}:
+            # A host end of that name is left from another sandbox, or an eth0 was here before and the new one has another index.
+            self._mend(job, place)
             return
         _raise_first(results, "wire", f"pod link {job.link.name}")
 
@@ -157,9 +158,7 @@ class Attacher:
             stale = index_of(self._node, link.name)
             if stale:
                 _raise_first(self._node.request([rtnl.delete_link(stale)]), "delete the stale host end of", what)
-            free = not index_taken(socket, wiring.ETH0_INDEX)
-            creation = wiring.pair(link, place, wiring.ETH0_INDEX if free else 0)[0]
-            _raise_first(socket.request([creation]), "create", what)
+            _raise_first(socket.request(wiring.pair(link, place)[:1]), "create", what)
             index = index_of(socket, "eth0")
             _raise_first(socket.request(wiring.inside(link, place, index)), "configure", what)
         elif side.eth0 is not None:

@@ -16,7 +16,7 @@ from nodeagent.kernel.base import PodLink
 from nodeagent.kernel.netlink import offsets
 from podwire.model.addresses import IPAddress, IPInterface
 
-ETH0_INDEX = 2  # of the pod end in a fresh namespace: later messages of the same datagram can name it
+ETH0_INDEX = 2  # what the kernel gives the first link of a fresh namespace after lo: messages packed ahead can name it
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +28,8 @@ class Place:
     ipv6: bool  # whether this kernel has it at all
 
 
-def pair(link: PodLink, place: Place, pod_index: int = ETH0_INDEX) -> list[bytes]:
-    """Makes the pair, first of all."""
+def pair(link: PodLink, place: Place) -> list[bytes]:
+    """Makes the pair, first of all, and configures its pod end as a fresh namespace numbers it."""
     return [
         rtnl.create_veth(
             host_name=link.name,
@@ -39,9 +39,8 @@ def pair(link: PodLink, place: Place, pod_index: int = ETH0_INDEX) -> list[bytes
             host_group=guard.PORT_GROUP,
             bridge=place.bridge,
             node_netns=place.node_netns,
-            pod_index=pod_index,
         ),
-        *inside(link, place, pod_index),
+        *inside(link, place, ETH0_INDEX),
     ]
 
 

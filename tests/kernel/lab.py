@@ -5,20 +5,24 @@ Namespaces are held by descriptors of the test process and reached as /proc/PID/
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os
 import socket
+import struct
 import subprocess
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self, TypeVar
 
 from nodeagent.kernel import netns
 from nodeagent.kernel.base import Failure, NodeNetwork, Peer, PodLink, Sandbox
 from nodeagent.kernel.linux import LinuxKernel
+from nodeagent.kernel.netlink import NetlinkSocket
 from podwire.model import names
 from podwire.model.addresses import IPAddress, IPNetwork, gateway_address
+from podwire.seams import SystemClock
 
 T = TypeVar("T")
 CLUSTER = "lab"
@@ -39,16 +43,29 @@ class Namespace:
     def run(self, work: Callable[[], T]) -> T:
         return netns.run_in(self.fd, work)
 
-    def command(self, *argv: str, check: bool = True) -> str:
-        """Runs a program inside; its output, and an AssertionError with it when it fails."""
+    def command(self, *argv: str, check: bool = True, text: str = "") -> str:
+        """Runs a program inside, with `text` to read; its output, and an AssertionError with it when it fails."""
         done = subprocess.run(
-            ["nsenter", f"--net={self.path}", *argv], capture_output=True, text=True, timeout=30, check=False
+            ["nsenter", f"--net={self.path}", *argv],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+            input=text,
         )
         assert done.returncode == 0 or not check, f"{' '.join(argv)}: {done.stdout}{done.stderr}"
         return done.stdout + done.stderr
 
     def socket(self, family: int = socket.AF_INET, kind: int = socket.SOCK_DGRAM, protocol: int = 0) -> socket.socket:
         return self.run(lambda: socket.socket(family, kind | socket.SOCK_CLOEXEC, protocol))
+
+    @contextlib.contextmanager
+    def rtnetlink(self) -> Iterator[NetlinkSocket]:
+        opened = self.run(NetlinkSocket)
+        try:
+            yield opened
+        finally:
+            opened.close()
 
     def close(self) -> None:
         os.close(self.fd)
@@ -145,6 +162,7 @@ class Lab:
         inside.command("ip", "addr", "add", f"172.30.0.{number}/24", "dev", "eth0")
         if self.underlay6:
             inside.command("ip", "addr", "add", f"fd00:30::{number}/64", "dev", "eth0", "nodad")
+        inside.command("ip", "link", "set", "eth0", "addrgenmode", "none")  # nothing of the kernel's own making later
         inside.command("ip", "link", "set", "eth0", "up")
         inside.command("ip", "route", "add", "default", "via", "172.30.0.1")
         return inside
@@ -203,24 +221,42 @@ class Lab:
         self.close()
 
 
-def udp_arrives(source: Namespace, target: Namespace, address: IPAddress, *, seconds: float = 3.0) -> IPAddress | None:
-    """Sends numbered datagrams until one arrives; the sender's address as the receiver saw it, None when none came in time."""
+def udp_arrives(
+    source: Namespace, target: Namespace, address: IPAddress, *, seconds: float = 3.0, forge: IPAddress | None = None
+) -> IPAddress | None:
+    """Sends datagrams until one arrives; the sender's address as the receiver saw it, None when none came in time."""
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    with target.socket(family) as receiver, source.socket(family) as sender:
+    raw = (socket.SOCK_RAW, socket.IPPROTO_RAW) if forge else (socket.SOCK_DGRAM, 0)
+    with target.socket(family) as receiver, source.socket(family, *raw) as sender:
         receiver.bind((str(address), 0))
         receiver.settimeout(0.05)
+        port = receiver.getsockname()[1]
+        packet = forged_udp(forge, address, port) if forge else b"podwire"
         for _ in range(max(1, int(seconds / 0.05))):
             try:
-                sender.sendto(b"podwire", (str(address), receiver.getsockname()[1]))
+                sender.sendto(packet, (str(address), 0 if forge else port))
                 return ipaddress.ip_address(receiver.recvfrom(100)[1][0])
-            except (TimeoutError, OSError):
+            except OSError:  # not there yet, or a timeout
                 continue
     return None
+
+
+def forged_udp(source: IPAddress, target: IPAddress, port: int, payload: bytes = b"forged") -> bytes:
+    """An IPv4 UDP datagram with any source; the kernel fills in length and checksum of the header."""
+    udp = struct.pack(">HHHH", 4000, port, 8 + len(payload), 0) + payload
+    head = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(udp), 0, 0, 64, 17, 0)
+    return head + source.packed + target.packed + udp
+
+
+def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+    """Waits for a condition; an AssertionError when it does not come."""
+    clock = SystemClock()
+    deadline = clock.monotonic() + seconds
+    while not condition():
+        assert clock.monotonic() < deadline, "the condition did not come in time"
+        clock.pause(0.01)
 
 
 def failures(results: Sequence[object]) -> list[str]:
     """The messages of the failures in a batch's results."""
     return [result.error.message for result in results if isinstance(result, Failure)]
-
-
-__all__ = ["CLUSTER", "Lab", "Namespace", "Node", "Pod", "failures", "replace", "udp_arrives"]
