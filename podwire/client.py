@@ -6,9 +6,8 @@ and PodwireErrors when something fails. Every call has a deadline; streams end w
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -214,33 +213,19 @@ class ControlClient:
 
         `stdin` yields what follows the start: pieces of input, terminal sizes, and `stdin_closed` at the end.
         """
-        with rpc.translated(f"exec in pod {start.pod}"):
-            stream = self._stub.Exec()
-            feeding = asyncio.ensure_future(_feed(stream, start, stdin))
-            try:
-                async for answer in stream:
-                    yield answer.response
-            finally:
-                feeding.cancel()
-                stream.cancel()
-                with suppress(asyncio.CancelledError, grpc.RpcError, grpc.aio.UsageError, asyncio.InvalidStateError):
-                    await feeding
+        requests = _requests(start, stdin)
+        async with aclosing(rpc.duplex(self._stub.Exec, requests, doing=f"exec in pod {start.pod}")) as answers:
+            async for answer in answers:
+                yield answer.response
 
 
-_ExecStream = grpc.aio.StreamStreamCall[control.ControlServiceExecRequest, control.ControlServiceExecResponse]
-
-
-async def _feed(
-    stream: _ExecStream,
-    start: node_agent_pb2.ExecStart,
-    stdin: AsyncIterator[node_agent_pb2.ExecRequest] | None,
-) -> None:
-    """Sends the start and the input; the call's end cancels it, and the call's own error is the one worth reporting."""
-    await stream.write(control.ControlServiceExecRequest(request=node_agent_pb2.ExecRequest(start=start)))
+async def _requests(
+    start: node_agent_pb2.ExecStart, stdin: AsyncIterator[node_agent_pb2.ExecRequest] | None
+) -> AsyncIterator[control.ControlServiceExecRequest]:
+    yield control.ControlServiceExecRequest(request=node_agent_pb2.ExecRequest(start=start))
     if stdin is not None:
         async for message in stdin:
-            await stream.write(control.ControlServiceExecRequest(request=message))
-    await stream.done_writing()
+            yield control.ControlServiceExecRequest(request=message)
 
 
 def _encode(document: Mapping[str, Any]) -> bytes:

@@ -2,7 +2,7 @@
 
 In: credentials, addresses, authorisation tables. Out: `grpc.aio` servers and channels. `channels.py` builds both, `gate.py` stands
 before every handler, `status.py` turns errors into statuses and back. Services are written elsewhere (`controller.serve`,
-`nodeagent.serve`) and raise PodwireErrors; callers use `call`, `stream` or `translated` and get them back.
+`nodeagent.serve`) and raise PodwireErrors; callers use `call`, `stream`, `duplex` or `translated` and get them back.
 """
 
 from podwire.rpc.channels import (
@@ -15,6 +15,7 @@ from podwire.rpc.channels import (
     stranger_channel,
     unix_channel,
 )
+from podwire.rpc.duplex import duplex
 from podwire.rpc.gate import Gate, Table, peer_host, peer_identity
 from podwire.rpc.status import call, error_of, raise_for, stream, translated
 
@@ -24,6 +25,7 @@ __all__ = [
     "Table",
     "call",
     "channel",
+    "duplex",
     "error_of",
     "listen_tls",
     "listen_unix",

@@ -130,7 +130,7 @@ async def call(
 ) -> Response:
     """One call with a deadline and a request id; raises PodwireError."""
     with translated(doing):
-        return await method(request, timeout=deadline_s, metadata=_metadata())
+        return await method(request, timeout=deadline_s, metadata=call_metadata())
 
 
 async def stream(
@@ -142,7 +142,7 @@ async def stream(
 ) -> AsyncGenerator[Response, None]:
     """The answers of a streaming call, which ends when the reader stops; raises PodwireError."""
     with translated(doing):
-        answers = method(request, timeout=deadline_s, metadata=_metadata())
+        answers = method(request, timeout=deadline_s, metadata=call_metadata())
         try:
             async for answer in answers:
                 yield answer
@@ -150,7 +150,7 @@ async def stream(
             answers.cancel()
 
 
-def _metadata() -> tuple[tuple[str, str], ...]:
+def call_metadata() -> tuple[tuple[str, str], ...]:
     """Hands the request id on, so that one user's call reads as one thing in every log."""
     current = telemetry.request_id.get()
     return ((REQUEST_ID_KEY, current),) if current else ()
