@@ -21,11 +21,11 @@ NODE_LABEL = "podwire.node"
 CONTROLLER = "controller"  # its service, host name and role
 NODE = "node"
 NETWORK = "underlay"
-CONTROL_PORT = 7443
+CONTROL_PORT, JOIN_PORT = 7443, 7444
 CONTROLLER_STATE = "/var/lib/controller"
 CONTROLLER_USER = "65532:65532"
 NODE_STATE = "/var/lib/podwire"
-RUN = "/run/podwire"
+READY = "/run/podwire/ready"  # exists while controller or agent do their work
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ def _service(spec: ClusterSpec, options: Options, name: str, role: str) -> dict[
         "restart": "unless-stopped",
         "stop_grace_period": "2s",
         "healthcheck": {
-            "test": ["CMD", "test", "-e", f"{RUN}/ready"],
+            "test": ["CMD", "test", "-e", READY],
             "interval": "2s",
             "timeout": "3s",
             "retries": 30,
@@ -98,6 +98,7 @@ def _controller(spec: ClusterSpec, options: Options) -> dict[str, Any]:
     # A tmpfs takes the mode of the directory it covers, and the image's /run is root's.
     service["tmpfs"] = ["/run:uid=65532,gid=65532,mode=0755", "/tmp"]  # noqa: S108 - the container's
     return service | {
+        "environment": {"PODWIRE_CLUSTER": spec.name},
         "user": CONTROLLER_USER,
         "cap_drop": ["ALL"],
         "security_opt": ["no-new-privileges:true"],

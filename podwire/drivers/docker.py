@@ -14,20 +14,24 @@ import io
 import ipaddress
 import json
 import os
+import re
 import shutil
 import socket
 import ssl
 import subprocess
 import tarfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
+
 from compose import engine as engines
 from compose import generate, image
 from compose.engine import Engine
+from podwire.client import connect
 from podwire.drivers import hostnet
 from podwire.drivers.base import DriverNode, Endpoint, Fact, Progress, UpOptions, state_directory, state_home
 from podwire.errors import AlreadyExists, InvalidInput, NotFound, PodwireError, Unavailable
@@ -45,9 +49,8 @@ PRIVILEGED, RESTRICTED = "privileged", "restricted"
 HANDSHAKE_TIMEOUT_S = 2.0
 STOP_TIMEOUT_S = 2
 _STATES = {"running": "running", "paused": "paused"}
-READY_FILE = f"{generate.RUN}/ready"
 # In the container, because an exec per look would cost more than the look.
-_WAIT = 'i=0; until test -e "$0"; do i=$((i+1)); test $i -lt "$1" || exit 1; sleep 0.02; done'
+_WAIT = f"until test -e {generate.READY}; do sleep 0.02; done"
 
 
 class DockerDriver:
@@ -61,7 +64,12 @@ class DockerDriver:
         self._directory = state_directory(cluster)
 
     async def up(self, spec: ClusterSpec, options: UpOptions, progress: Progress) -> Endpoint:
-        return await asyncio.to_thread(self._up, spec, options, progress)
+        await asyncio.to_thread(self._prepare, spec, options, progress)
+        with progress(f"Starting the controller and {_count(len(spec.nodes), 'node')}"):
+            await asyncio.to_thread(self._make, spec)
+            endpoint = await asyncio.to_thread(self._controller_ready, options.timeout_s)
+        await self._join(spec, endpoint, progress)
+        return endpoint
 
     async def down(self, progress: Progress) -> None:
         await asyncio.to_thread(self._down, progress)
@@ -73,10 +81,19 @@ class DockerDriver:
         return await asyncio.to_thread(self._nodes)
 
     async def add_node(self, node: NodeSpec) -> None:
-        await asyncio.to_thread(self._add_node, node)
+        spec, _ = self._remembered()
+        if any(existing.name == node.name for existing in spec.nodes):
+            raise AlreadyExists(f"cluster {self._cluster!r} has a node {node.name!r}")
+        await self._change_nodes(spec, [*spec.nodes, node])
 
     async def delete_node(self, name: str) -> None:
-        await asyncio.to_thread(self._delete_node, name)
+        spec, _ = self._remembered()
+        left = [node for node in spec.nodes if node.name != name]
+        if len(left) == len(spec.nodes):
+            raise NotFound(f"cluster {self._cluster!r} has no node {name!r}")
+        if not left:
+            raise InvalidInput(f"node {name!r} is the last of cluster {self._cluster!r}", hint="podwire down")
+        await self._change_nodes(spec, left)
 
     async def pause_node(self, name: str) -> None:
         def pause(container: Any) -> None:
@@ -98,67 +115,109 @@ class DockerDriver:
     async def facts(self) -> Sequence[Fact]:
         return await asyncio.to_thread(self._facts)
 
+    async def _change_nodes(self, spec: ClusterSpec, nodes: Sequence[NodeSpec]) -> None:
+        """The same way as `up`, so that compose, a later `up` and this verb agree on what there is."""
+        document = spec.document()
+        document["spec"]["nodes"] = [msgspec.to_builtins(node) for node in nodes]
+        changed = parse_cluster(document)
+        await asyncio.to_thread(self._remember, document=document)
+        await asyncio.to_thread(self._make, changed)
+        await self._join(changed, await self.endpoint(), no_progress)
+
+    async def _join(self, spec: ClusterSpec, endpoint: Endpoint, progress: Progress) -> None:
+        """Gives every node that has no certificate yet a token that names it, in a file that only its agent reads."""
+        missing = await asyncio.to_thread(self._without_certificate, spec)
+        if not missing:
+            return
+        with progress(f"Joining {_count(len(missing), 'node')} to the controller"):
+            files = {}
+            async with connect(address=endpoint.address, credentials=endpoint.credentials) as client:
+                for node in missing:
+                    answer = await client.create_join_token(node.name, zone=node.zone, labels=node.labels)
+                    files[node.name] = {
+                        "controller": f"{generate.CONTROLLER}:{generate.CONTROL_PORT}",
+                        "join": f"{generate.CONTROLLER}:{generate.JOIN_PORT}",
+                        "node": node.name,
+                        "token": answer.token,
+                        "ca_spki_sha256": answer.ca_spki_sha256,
+                    }
+            await asyncio.to_thread(self._put_join_files, files)
+
     # What blocks.
 
-    def _up(self, spec: ClusterSpec, options: UpOptions, progress: Progress) -> Endpoint:
+    def _prepare(self, spec: ClusterSpec, options: UpOptions, progress: Progress) -> None:
+        """Engine, image, address ranges and rights; written down for every later verb."""
+
         def say(line: str) -> None:
             with progress(line[:1].upper() + line[1:]):
                 pass
 
-        engine = self._engine = engines.ensure(say)
+        self._engine = engines.ensure(say)
         with _sdk_errors():
             subnets = self._subnets(spec)
-            name = image.ensure(engine, say)
+            name = image.ensure(self._engine, say)
             mode, why = self._privileges(name, restricted=options.restricted)
-            made = generate.Options(
-                image=name,
-                subnets=subnets,
-                privileged=mode == PRIVILEGED,
-                devices=(TUN,) if Path(TUN).exists() else (),
-            )
-            record = {"document": spec.document(), "restricted": options.restricted, "privileges": mode, "why": why}
-            self._disk.replace(self._directory / "docker.json", json.dumps(record).encode())
-            with progress(f"Starting the controller and {len(spec.nodes)} nodes"):
-                self._make(engine, spec, made)
-            with progress("Joining the nodes to the controller"):
-                self._join(spec, options.timeout_s)
-            return self._endpoint()
+        self._remember(
+            document=spec.document(),
+            image=name,
+            subnets=[str(subnet) for subnet in subnets],
+            privileges=mode,
+            why=why,
+        )
 
-    def _make(self, engine: Engine, spec: ClusterSpec, options: generate.Options) -> None:
+    def _make(self, spec: ClusterSpec) -> None:
         """Containers as the document says: compose makes them, and they start once the controller has its settings."""
+        record = self._record()
+        options = generate.Options(
+            image=record["image"],
+            subnets=tuple(ipaddress.ip_network(subnet) for subnet in record["subnets"]),
+            privileged=record["privileges"] == PRIVILEGED,
+            devices=(TUN,) if Path(TUN).exists() else (),
+        )
         document = json.dumps(generate.compose_document(spec, options), indent=1)
         file = self._directory / "compose.json"
         self._disk.replace(file, document.encode())
         arguments = ["-p", generate.project(spec.name), "-f", str(file), "up", "--no-start", "--remove-orphans"]
+        compose = self._engine.compose
         done = subprocess.run(
-            [*engine.compose, *arguments], env=_compose_environment(engine), capture_output=True, text=True, check=False
+            [*compose, *arguments],
+            env=_compose_environment(self._engine),
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if done.returncode != 0:
             reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-            raise Unavailable(f"{' '.join(engine.compose)} could not make cluster {spec.name!r}: {reason}")
-        self._drop_volumes(keep={generate.CONTROLLER, *(node.name for node in spec.nodes)})
-        controller = self._container(generate.CONTROLLER)
-        settings = json.dumps(spec.document(), sort_keys=True).encode()
-        if _read(controller, f"{generate.CONTROLLER_STATE}/cluster.json") != settings:
-            user = int(generate.CONTROLLER_USER.partition(":")[0])
-            _write(controller, generate.CONTROLLER_STATE, "cluster.json", settings, owner=user)
-        _parallel(_start, self._containers())
+            raise Unavailable(f"{' '.join(compose)} could not make cluster {spec.name!r}: {reason}")
+        with _sdk_errors():
+            self._drop_volumes(keep={generate.CONTROLLER, *(node.name for node in spec.nodes)})
+            controller = self._container(generate.CONTROLLER)
+            settings = json.dumps(spec.document(), sort_keys=True).encode()
+            if _read(controller, f"{generate.CONTROLLER_STATE}/cluster.json") != settings:
+                user = int(generate.CONTROLLER_USER.partition(":")[0])
+                _write(controller, generate.CONTROLLER_STATE, "cluster.json", settings, owner=user)
+            _parallel(_start, self._containers())
 
-    def _join(self, spec: ClusterSpec, timeout_s: float) -> None:
-        """Gives every node that has no certificate yet a token that names it."""
-        controller = self._container(generate.CONTROLLER)
-        self._await_ready(controller, timeout_s)
-        nodes = {node.name: self._container(node.name) for node in spec.nodes}
-        joined = dict(zip(nodes, _parallel(_has_certificate, nodes.values()), strict=True))
-        missing = [name for name in nodes if not joined[name]]
-        if missing:
-            tokens = json.loads(_admin(controller, "token", *missing))
-            files = [(nodes[name], json.dumps(tokens[name]).encode()) for name in missing]
-            _parallel(lambda item: _write(item[0], generate.NODE_STATE, "join.json", item[1]), files)
+    def _without_certificate(self, spec: ClusterSpec) -> list[NodeSpec]:
+        with _sdk_errors():
+            joined = _parallel(lambda node: _has_certificate(self._container(node.name)), spec.nodes)
+        return [node for node, has in zip(spec.nodes, joined, strict=True) if not has]
+
+    def _put_join_files(self, files: Mapping[str, Mapping[str, str]]) -> None:
+        def put(name: str) -> None:
+            _write(self._container(name), generate.NODE_STATE, "join.json", json.dumps(files[name]).encode())
+
+        with _sdk_errors():
+            _parallel(put, files)
+
+    def _controller_ready(self, timeout_s: float) -> Endpoint:
+        with _sdk_errors():
+            self._await_ready(self._container(generate.CONTROLLER), timeout_s)
+        return self._endpoint()
 
     def _await_ready(self, controller: Any, timeout_s: float) -> None:
         try:
-            _exec(controller, "sh", "-c", _WAIT, READY_FILE, str(int(timeout_s / 0.02)))
+            _exec(controller, "timeout", str(timeout_s), "sh", "-c", _WAIT)
         except PodwireError as error:
             said = controller.logs(tail=1).decode(errors="replace").strip() or "nothing"
             raise Unavailable(
@@ -196,7 +255,8 @@ class DockerDriver:
             self._disk.replace(self._directory / "address", address.encode())
             if not _answers(address, self._directory):  # no certificate yet, or one that is a day old
                 papers = json.loads(_admin(controller, "client-cert", _user()))
-                credentials = Credentials(papers["key"].encode(), papers["cert"].encode(), papers["ca"].encode())
+                parts = (papers[name].encode() for name in ("key", "cert", "ca"))
+                credentials = Credentials(*parts)
                 save_credentials(self._disk, self._directory, credentials, CERTIFICATE, KEY)
         return Endpoint(address=address, credentials=self._directory)
 
@@ -204,38 +264,6 @@ class DockerDriver:
         with _sdk_errors():
             nodes = [_driver_node(container) for container in self._containers(generate.NODE)]
         return sorted(nodes, key=lambda node: node.name)
-
-    def _add_node(self, node: NodeSpec) -> None:
-        spec, record = self._remembered()
-        if any(existing.name == node.name for existing in spec.nodes):
-            raise AlreadyExists(f"cluster {self._cluster!r} has a node {node.name!r}")
-        self._change_nodes(spec, record, [*spec.nodes, node])
-
-    def _delete_node(self, name: str) -> None:
-        spec, record = self._remembered()
-        if all(existing.name != name for existing in spec.nodes):
-            raise NotFound(f"cluster {self._cluster!r} has no node {name!r}")
-        left = [node for node in spec.nodes if node.name != name]
-        if not left:
-            raise InvalidInput(f"node {name!r} is the last of cluster {self._cluster!r}", hint="podwire down")
-        self._change_nodes(spec, record, left)
-
-    def _change_nodes(self, spec: ClusterSpec, record: dict[str, Any], nodes: Sequence[NodeSpec]) -> None:
-        """The same way as `up`, so that compose, a later `up` and this verb agree on what there is."""
-        document = spec.document()
-        document["spec"]["nodes"] = [{"name": node.name, "zone": node.zone, "labels": node.labels} for node in nodes]
-        changed = parse_cluster(document)
-        with _sdk_errors():
-            controller = self._container(generate.CONTROLLER)
-            options = generate.Options(
-                image=controller.attrs["Config"]["Image"],
-                subnets=self._subnets(changed),
-                privileged=record["privileges"] == PRIVILEGED,
-                devices=(TUN,) if Path(TUN).exists() else (),
-            )
-            self._make(self._engine, changed, options)
-            self._disk.replace(self._directory / "docker.json", json.dumps(record | {"document": document}).encode())
-            self._join(changed, UpOptions().timeout_s)
 
     def _with_node(self, name: str, act: Callable[[Any], None]) -> None:
         with _sdk_errors():
@@ -341,8 +369,12 @@ class DockerDriver:
                 name, entrypoint=["true"], command=[], privileged=True, network_mode="none", remove=True
             )
         except docker.errors.APIError as error:
-            return f"Docker Engine {self._engine.version} refuses privileged containers: {error.explanation}"
+            reason = str(error.explanation).rpartition("container process: ")[2].removesuffix(": unknown")
+            return f"Docker Engine {self._engine.version} refuses privileged containers: {reason}"
         return ""
+
+    def _remember(self, **news: Any) -> None:
+        self._disk.replace(self._directory / "docker.json", json.dumps(self._record() | news).encode())
 
     def _record(self) -> dict[str, Any]:
         content = self._disk.read(self._directory / "docker.json")
@@ -452,4 +484,16 @@ def _answers(address: str, credentials: Path) -> bool:
 
 
 def _user() -> str:
-    return os.environ.get("SUDO_USER") or os.environ.get("USER") or f"uid-{os.geteuid()}"
+    """This user's name as a certificate can carry it."""
+    name = os.environ.get("SUDO_USER") or os.environ.get("USER") or f"uid-{os.geteuid()}"
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:63] or f"uid-{os.geteuid()}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+@contextlib.contextmanager
+def no_progress(_stage: str) -> Iterator[None]:
+    """For verbs that are done in a moment."""
+    yield

@@ -21,6 +21,7 @@ SERVICE_KEYS = {
     "command",
     "container_name",
     "devices",
+    "environment",
     "healthcheck",
     "hostname",
     "image",
