@@ -10,10 +10,12 @@ from __future__ import annotations
 import logging
 import sys
 from contextvars import ContextVar
-from typing import TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-import structlog
-from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
+if (
+    TYPE_CHECKING
+):  # structlog takes a tenth of a second to load: the command line should not pay for lines it does not write
+    from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
 
 MAX_VALUE = 2_000  # characters of one value
 _SECRET_NAMES = frozenset({"token", "key", "key_pem", "secret", "password", "authorization", "stdin"})
@@ -24,6 +26,8 @@ request_id: ContextVar[str] = ContextVar("podwire_request_id", default="")
 
 def setup(component: str, *, level: str = "info", stream: TextIO | None = None) -> None:
     """Sends this process's logs, the standard library's included, to a stream (stderr); each line names the component."""
+    import structlog  # noqa: PLC0415 - see above
+
     out = stream or sys.stderr
     structlog.contextvars.bind_contextvars(component=component)
     lowest = logging.getLevelNamesMapping()[level.upper()]
@@ -51,21 +55,55 @@ def setup(component: str, *, level: str = "info", stream: TextIO | None = None) 
     logging.basicConfig(handlers=[handler], level=max(lowest, logging.WARNING), force=True)
 
 
-def logger(name: str) -> FilteringBoundLogger:
-    """A logger. Before `setup`, as in the command line, only warnings come out."""
-    if not structlog.is_configured():
-        structlog.configure(
-            processors=[
-                structlog.processors.add_log_level,
-                structlog.processors.format_exc_info,
-                clean,
-                structlog.processors.JSONRenderer(),
-            ],
-            wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
-            logger_factory=structlog.WriteLoggerFactory(sys.stderr),
-        )
-    bound: FilteringBoundLogger = structlog.get_logger(module=name)
-    return bound
+class Logger:
+    """Writes events of one module. Before `setup`, as in the command line, only warnings come out."""
+
+    def __init__(self, module: str) -> None:
+        self._module = module
+        self._bound: FilteringBoundLogger | None = None
+
+    def debug(self, event: str, **values: Any) -> None:
+        """For whoever looks for a fault."""
+        self._structlog().debug(event, **values)
+
+    def info(self, event: str, **values: Any) -> None:
+        """For whoever wants to know what happened."""
+        self._structlog().info(event, **values)
+
+    def warning(self, event: str, **values: Any) -> None:
+        """Something is weaker than it should be."""
+        self._structlog().warning(event, **values)
+
+    def error(self, event: str, **values: Any) -> None:
+        """Something failed; `exc_info=error` adds its traceback."""
+        self._structlog().error(event, **values)
+
+    def exception(self, event: str, **values: Any) -> None:
+        """As `error`, with the traceback of the exception being handled."""
+        self._structlog().exception(event, **values)
+
+    def _structlog(self) -> FilteringBoundLogger:
+        if self._bound is None:
+            import structlog  # noqa: PLC0415 - see above
+
+            if not structlog.is_configured():
+                structlog.configure(
+                    processors=[
+                        structlog.processors.add_log_level,
+                        structlog.processors.format_exc_info,
+                        clean,
+                        structlog.processors.JSONRenderer(),
+                    ],
+                    wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+                    logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+                )
+            self._bound = structlog.get_logger(module=self._module)
+        return self._bound
+
+
+def logger(name: str) -> Logger:
+    """The logger of a module."""
+    return Logger(name)
 
 
 def clean(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
