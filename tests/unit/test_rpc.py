@@ -282,6 +282,28 @@ async def test_certificates_change_while_the_server_runs(site: Site) -> None:
             assert await get(after) == b"a"
 
 
+async def test_many_changes_under_load_fail_no_call(site: Site) -> None:
+    """A standing channel is never disturbed, and each handshake finds a whole pair of key and certificate."""
+    steady = rpc.channel("127.0.0.1", site.port, site.user())
+    stop = asyncio.Event()
+
+    async def load() -> int:
+        calls = 0
+        while not stop.is_set():
+            calls += len(await get(steady))
+        return calls
+
+    async with steady, asyncio.TaskGroup() as tasks:
+        loads = [tasks.create_task(load()) for _ in range(4)]
+        for _ in range(40):
+            site.credentials.replace(site.ca.issue(Role.CONTROLLER, "", clock=CLOCK, rng=RNG))
+            async with rpc.channel("127.0.0.1", site.port, site.user()) as fresh:
+                await get(fresh)
+        stop.set()
+        await asyncio.wait(loads)
+    assert sum(task.result() for task in loads) >= 40
+
+
 async def test_one_ca_takes_over_from_another(site: Site) -> None:
     """With both in every bundle, papers of either are good on both sides; without, they are not."""
     successor = authority(seed=9)
