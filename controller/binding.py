@@ -70,7 +70,6 @@ class Binder:
         self._events = events
         self._fresh: set[str] = set()
         self._waiting: set[str] = set()  # could not be placed so far
-        self._retry_s = IDLE_S
         self._due = asyncio.Event()
 
     def touched(self, touched: Touched) -> None:
@@ -84,7 +83,7 @@ class Binder:
     async def run(self) -> None:
         """Binds until cancelled."""
         while True:
-            if not await event_within(self._clock, self._retry_s, self._due):
+            if not await event_within(self._clock, self._next_look_s(), self._due):
                 self._fresh |= self._waiting  # an address has rested enough
             self._due.clear()
             await self.bind_all()
@@ -92,7 +91,6 @@ class Binder:
     async def bind_all(self) -> None:
         """One pass over the pods that may need a node or an address."""
         fresh, self._fresh = self._fresh, set()
-        self._retry_s = IDLE_S
         pods = [pod for uid in fresh if (pod := self._snapshot.pods.get(uid)) is not None and self._needs(pod)]
         self._waiting -= fresh
         if not pods:
@@ -110,6 +108,15 @@ class Binder:
                 self._waiting.add(pod.uid)
                 refusals.append((pod, decision))
         await asyncio.gather(*map(self._bind, bindings), *(self._refuse(pod, why) for pod, why in refusals))
+
+    def _next_look_s(self) -> float:
+        """How long until an address has rested enough for a pod that waits for one."""
+        if not self._waiting:
+            return IDLE_S
+        now = self._clock.monotonic()
+        nodes = (tuple(node.view.spec.pod_cidrs) for node in self._snapshot.nodes.values())
+        rests = (pool.next_rested(now) for cidrs in nodes for pool in self._snapshot.pools.node(cidrs))
+        return min((rest + 0.01 for rest in rests if rest), default=IDLE_S)
 
     def _needs(self, pod: Pod) -> bool:
         return not pod.view.terminating and not self._snapshot.addresses(pod.uid)
@@ -142,10 +149,6 @@ class Binder:
                 continue
             pools = self._snapshot.pools.node(tuple(node.view.spec.pod_cidrs))
             room = all(pool.has_room(now) for pool in pools)
-            if not room:
-                self._retry_s = min(
-                    [self._retry_s, *(rest + 0.01 for pool in pools if (rest := pool.next_rested(now)) is not None)]
-                )
             candidates.append(
                 Candidate(
                     name=name,

@@ -90,7 +90,10 @@ class Reconciler:
             tasks.keep("sweep", self._sweep)
             tasks.keep("garbage", self._collect)
             tasks.keep("events", self._flush_events)
-            await asyncio.Event().wait()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await self._recovery.close()
 
     async def _watch_nodes(self) -> None:
         while True:

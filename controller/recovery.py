@@ -56,9 +56,9 @@ class Recovery:
         self._importing = asyncio.Lock()
         self._waiting: dict[str, sync.Hello] = {}
         self._another = asyncio.Event()
-        self._over = asyncio.Event()
-        self._collecting = False
+        self._collection: asyncio.Task[None] | None = None  # of its own: streams break and come again meanwhile
         self._taken_in: set[str] = set()
+        self._recovered = 0  # the revision that holds all who were taken in together
 
     def is_foreign(self, hello: sync.Hello) -> bool:
         """Whether the agent has applied what our store does not know."""
@@ -74,38 +74,40 @@ class Recovery:
         """
         foreign = self.is_foreign(hello)
         empty = not self._snapshot.nodes
-        if self._collecting or (foreign and empty):
+        collecting = self._collection is not None and not self._collection.done()
+        if collecting or (foreign and empty):
             if foreign:
                 await refuse_for_now()
-            await self._collect(node, hello)
+            self._waiting[node] = hello
+            self._another.set()
+            if self._collection is None or not collecting:
+                log.warning("store_is_new", store_id=self._store.store_id, agents_know=hello.store_id)
+                self._collection = asyncio.create_task(self._collect(), name="recovery")
+            await asyncio.shield(self._collection)
         elif foreign:
             await refuse_for_now()
         if not foreign or node in self._taken_in:
-            return await self._register(node, hello)
+            return max(await self._register(node, hello), self._recovered)
         async with self._importing:
             await self._store.raise_revision(hello.revision + 1)
             revision = await self._register(node, hello)
             return max(revision, await self._import(node, hello.inventory))
 
-    async def _collect(self, node: str, hello: sync.Hello) -> None:
+    async def close(self) -> None:
+        """Stops waiting."""
+        if self._collection is not None:
+            self._collection.cancel()
+            await asyncio.gather(self._collection, return_exceptions=True)
+
+    async def _collect(self) -> None:
         """Waits until those who know the old store have been heard; then all of them are taken in before anyone goes on."""
-        self._waiting[node] = hello
-        self._another.set()
-        if self._collecting:
-            await self._over.wait()
-            return
-        self._collecting = True
-        log.warning("store_is_new", store_id=self._store.store_id, agents_know=hello.store_id)
-        try:
-            await self._gather()
-            async with self._importing:
-                await self._store.raise_revision(max(hello.revision for hello in self._waiting.values()) + 1)
-                for name, each in sorted(self._waiting.items()):
-                    if each.store_id:
-                        await self._take_in(name, each)
-        finally:
-            self._collecting = False
-            self._over.set()
+        await self._gather()
+        async with self._importing:
+            await self._store.raise_revision(max(hello.revision for hello in self._waiting.values()) + 1)
+            for name, each in sorted(self._waiting.items()):
+                if each.store_id:
+                    await self._take_in(name, each)
+        self._recovered = await self._store.revision()
 
     async def _gather(self) -> None:
         deadline = self._clock.monotonic() + self._settings.deadline_s

@@ -41,6 +41,11 @@ def check_pod(pod: PodView) -> None:
         if container.name in seen:
             raise InvalidInput(f"{path}.name: {container.name!r} is there twice", field=f"{path}.name")
         seen.add(container.name)
+        if container.restart_policy is not None:
+            raise InvalidInput(
+                f"{path}.restartPolicy: containers with a policy of their own (sidecars) are not supported yet; list it under spec.containers",
+                field=f"{path}.restartPolicy",
+            )
         _check_container(container, path)
 
 
