@@ -121,7 +121,7 @@ def _tunnel(kernel: FakeNode, remote: IPAddress, mac: str, destination: IPAddres
         return _lost(_node(other), "not from a member of the mesh")
     if mac != there.mac:
         return _lost(_node(other), "for another MAC than the tunnel end's")
-    if not any(saddr in cidr for cidr in there.routes):
+    if saddr not in kernel.fabric.nodes and not any(saddr in cidr for cidr in there.routes):
         return _lost(_node(other), "the source does not lie behind the tunnel (reverse path)")
     if destination in {each.ip for each in there.addresses}:
         return Arrival(True, _node(other), saddr)

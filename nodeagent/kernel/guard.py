@@ -165,6 +165,11 @@ def node_table(network: NodeNetwork, version: int) -> Table:
     inside = sorted({str(cidr) for cidr in (*network.cluster_cidrs, *network.service_cidrs) if cidr.version == version})
     own = sorted(str(cidr) for cidr in network.pod_cidrs if cidr.version == version)
     loopback = "127.0.0.0/8" if version == 4 else "::1"
+    tunnelled: list[str] = []  # what comes out of the tunnel has a source that can lie behind it
+    if own:
+        tunnelled.append(f"iifname {VXLAN} {ip} saddr {{ {', '.join(own)} }} counter drop")
+    if inside:
+        tunnelled.append(f"iifname {VXLAN} {ip} saddr != {{ {', '.join(inside)} }} {ip} saddr != @nodes counter drop")
     postrouting: list[str] = []
     if own:
         leaving = f"{ip} saddr {{ {', '.join(own)} }} oifname != {{ {BRIDGE}, {VXLAN}, lo }}"
@@ -185,6 +190,7 @@ def node_table(network: NodeNetwork, version: int) -> Table:
                     f"iifname {BRIDGE} {ip} daddr @nodes udp dport {{ {encapsulations} }} counter drop",
                     f"iifname {BRIDGE} {ip} daddr @nodes meta l4proto {{ 4, 41, 47 }} counter drop",
                     f"fib daddr type local udp dport {port} {ip} saddr != @peers counter drop",
+                    *tunnelled,
                 ),
             ),
             Chain(

@@ -56,7 +56,11 @@ def wanted_sysctls(network: NodeNetwork) -> dict[str, str]:
     """Settings that decide whether packets pass; set, not inherited, because every distribution has other defaults."""
     links = (BRIDGE, VXLAN)
     wanted = {
-        "net/ipv4/conf/all/rp_filter": "0",  # the highest of all and the link's own holds: leave other links alone,
+        "net/ipv4/conf/all/rp_filter": "0",  # the highest of all and the link's own holds: leave other links alone
+        # A pod's packet to another node comes over the underlay and is answered through the tunnel: loose on both.
+        f"net/ipv4/conf/{network.underlay_link}/rp_filter": "2",
+        f"net/ipv4/conf/{VXLAN}/rp_filter": "2",
+        f"net/ipv4/conf/{BRIDGE}/rp_filter": "1",  # and here a source must lie behind the link it came from
         "net/ipv4/conf/all/accept_redirects": "0",
         "net/ipv4/conf/all/send_redirects": "0",
         "net/ipv4/conf/all/route_localnet": "0",
@@ -70,7 +74,6 @@ def wanted_sysctls(network: NodeNetwork) -> dict[str, str]:
     }
     for link in links:
         wanted |= {
-            f"net/ipv4/conf/{link}/rp_filter": "1",  # and here a source must lie behind the link it came from
             f"net/ipv4/conf/{link}/accept_redirects": "0",
             f"net/ipv4/conf/{link}/send_redirects": "0",
             f"net/ipv4/conf/{link}/route_localnet": "0",
