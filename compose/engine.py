@@ -70,7 +70,7 @@ class Engine:
 def find() -> Engine | None:
     """The engine that answers, or None; raises Unsupported when it is too old, refuses this user, or lacks compose."""
     host, facts = _answering()
-    return None if facts is None else _engine(host, facts)
+    return None if facts is None else _engine(host, facts, compose_command())
 
 
 def ensure(say: Say) -> Engine:
@@ -88,9 +88,11 @@ def ensure(say: Say) -> Engine:
             install(say)
         facts = start(say)
         host = DEFAULT_HOST
-    if compose_command() is None and os.geteuid() == 0 and host_packages.uses_apt():
+    compose = compose_command()
+    if compose is None and os.geteuid() == 0 and host_packages.uses_apt():
         host_packages.install([_compose_package()], say)
-    return _engine(host, facts)
+        compose = compose_command()
+    return _engine(host, facts, compose)
 
 
 def install(say: Say) -> None:
@@ -231,13 +233,12 @@ def _ask_by_command(host: str) -> dict[str, Any] | None:
     return answer
 
 
-def _engine(host: str, facts: dict[str, Any]) -> Engine:
+def _engine(host: str, facts: dict[str, Any], compose: tuple[str, ...] | None) -> Engine:
     version = str(facts["Version"])
     if tuple(int(part) for part in version.split("-", maxsplit=1)[0].split(".")[:2]) < OLDEST:
         raise Unsupported(f"Docker Engine {version} is too old: 20.10 or later is needed", hint="upgrade Docker")
     if shutil.which("docker") is None:
         raise Unsupported("the docker command is not installed", hint="install the docker CLI, or use --driver local")
-    compose = compose_command()
     if compose is None:
         raise Unsupported(
             "neither `docker compose` nor `docker-compose` is installed", hint="install Docker's compose plugin"

@@ -64,8 +64,7 @@ class DockerDriver:
     async def up(self, spec: ClusterSpec, options: UpOptions, progress: Progress) -> Endpoint:
         await asyncio.to_thread(self._prepare, spec, options, progress)
         with progress(f"Starting the controller and {_count(len(spec.nodes), 'node')}"):
-            await asyncio.to_thread(self._make, spec)
-            endpoint = await asyncio.to_thread(self._controller_ready, options.timeout_s)
+            endpoint = await self._run(spec, options.timeout_s)
         await self._join(spec, endpoint, progress)
         return endpoint
 
@@ -119,8 +118,15 @@ class DockerDriver:
         document["spec"]["nodes"] = [msgspec.to_builtins(node) for node in nodes]
         changed = parse_cluster(document)
         await asyncio.to_thread(self._remember, document=document)
-        await asyncio.to_thread(self._make, changed)
-        await self._join(changed, await self.endpoint(), no_progress)
+        await self._join(changed, await self._run(changed, UpOptions().timeout_s), no_progress)
+
+    async def _run(self, spec: ClusterSpec, timeout_s: float) -> Endpoint:
+        """Makes and starts the containers; the nodes start while the controller is getting ready."""
+        await asyncio.to_thread(self._make, spec)
+        _, endpoint = await asyncio.gather(
+            asyncio.to_thread(self._start_nodes), asyncio.to_thread(self._controller_ready, timeout_s)
+        )
+        return endpoint
 
     async def _join(self, spec: ClusterSpec, endpoint: Endpoint, progress: Progress) -> None:
         """Gives every node that has no certificate yet a token that names it, in a file that only its agent reads."""
@@ -164,7 +170,7 @@ class DockerDriver:
         )
 
     def _make(self, spec: ClusterSpec) -> None:
-        """Containers as the document says: compose makes them, and they start once the controller has its settings."""
+        """Containers as the document says: compose makes them. The controller is given its settings and started."""
         record = self._record()
         options = generate.Options(
             image=record["image"],
@@ -194,7 +200,11 @@ class DockerDriver:
             if read_file(controller, f"{generate.CONTROLLER_STATE}/cluster.json") != settings:
                 user = int(generate.CONTROLLER_USER.partition(":")[0])
                 write_file(controller, generate.CONTROLLER_STATE, "cluster.json", settings, owner=user)
-            parallel(start, self._here.all())
+            start(controller)
+
+    def _start_nodes(self) -> None:
+        with sdk_errors():
+            parallel(start, self._here.all(generate.NODE))
 
     def _without_certificate(self, spec: ClusterSpec) -> list[NodeSpec]:
         with sdk_errors():
