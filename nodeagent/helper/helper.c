@@ -1,9 +1,13 @@
 /* podwire-helper: which mode, and the two small ones, `init` and `pause`. See helper.h for the whole picture. */
 #include "helper.h"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/sendfile.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -63,6 +67,24 @@ static int init_mode(const sigset_t *blocked) {
     return 0;
 }
 
+/* Goes on from a sealed copy in memory. Otherwise a container could reach this file by /proc/PID/exe of the process that is about to
+ * become its command, and overwrite it for all that come later. Where the kernel forbids programs in memory, the file's being in use
+ * protects it as long as a server runs. */
+static void run_from_memory(char **argv) {
+    char path[64] = {0};
+    if (readlink("/proc/self/exe", path, sizeof path - 1) < 0 || strncmp(path, "/memfd:", 7) == 0) return;
+    int file = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
+    int copy = memfd_create("podwire-helper", MFD_CLOEXEC | MFD_ALLOW_SEALING | 0x10U /* MFD_EXEC */);
+    if (copy < 0) copy = memfd_create("podwire-helper", MFD_CLOEXEC | MFD_ALLOW_SEALING); /* kernels before 6.3 */
+    struct stat status;
+    bool whole = file >= 0 && copy >= 0 && fstat(file, &status) == 0;
+    for (off_t done = 0; whole && done < status.st_size;) whole = sendfile(copy, file, &done, (size_t)(status.st_size - done)) > 0;
+    if (whole && fcntl(copy, F_ADD_SEALS, F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE) == 0)
+        fexecve(copy, argv, environ); /* returns on failure only */
+    if (file >= 0) close(file);
+    if (copy >= 0) close(copy);
+}
+
 int main(int argc, char **argv) {
     if (argc < 2) return usage();
     bool serving = argc == 4 && strcmp(argv[1], "serve") == 0 && strcmp(argv[2], "--socket") == 0;
@@ -70,6 +92,8 @@ int main(int argc, char **argv) {
     bool as_pause = argc == 2 && strcmp(argv[1], "pause") == 0;
     if (!serving && !as_init && !as_pause) return usage();
 
+    if (serving) run_from_memory(argv);
+    rename_process("podwire-helper");
     char *socket_path = serving ? strdup(argv[3]) : NULL;
     title = argv[0]; /* the kernel lays the arguments out one after the other */
     title_size = (size_t)(argv[argc - 1] + strlen(argv[argc - 1]) - argv[0]);

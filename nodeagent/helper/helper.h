@@ -6,7 +6,15 @@
  *   pause                 helper.c    waits for TERM
  *
  * A request is one datagram of NUL-terminated strings, the first of which is the verb; a reply is one datagram of text lines.
- * `run` and `exec` hand the connection to the forked job, which answers on it; all other verbs are answered by the server.
+ * The server answers these, with a line per item, "ok …" or "error ERRNO OPERATION":
+ *   create (SLOT HOSTNAME)…      ok PID START INODE
+ *   delete SLOT…                 ok
+ *   hostname PID START HOSTNAME  ok
+ *   gone SLOT                    ok 1 | ok 0
+ * The connection of these is handed to a forked job, which answers on it (job.c); `set` there lists the settings KEY=VALUE:
+ *   run SETTING…                 started PID START | error …
+ *   exec SETTING… (+ stdin, stdout, stderr as descriptors, or tty=ROWSxCOLUMNS)
+ *                                [tty (+ the terminal's master)] started PID START | error …, then: exit CODE SIGNAL
  */
 #ifndef PODWIRE_HELPER_H
 #define PODWIRE_HELPER_H

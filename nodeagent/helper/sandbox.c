@@ -186,37 +186,39 @@ void sandbox_create(struct request *request, struct reply *reply) {
     while (count > 0) close(made[--count]);
 }
 
+/* Kills the pause that the slot's record names, if that very process lives; returns its pidfd or -1. */
+static int end_pause(const char *record) {
+    char text[128] = {0};
+    struct process process = {0};
+    int file = open(record, O_RDONLY | O_CLOEXEC);
+    ssize_t length = file >= 0 ? read(file, text, sizeof text - 1) : -1;
+    if (file >= 0) close(file);
+    if (length <= 0 || sscanf(text, "{\"pid\": %d, \"start_time\": %llu", &process.pid, &process.start) != 2) return -1;
+    int pidfd = process.pid > 0 ? pidfd_of(process.pid) : -1;
+    if (pidfd < 0) return -1;
+    if (process.start != 0 && start_time(process.pid) == process.start && send_signal(pidfd, SIGKILL) == 0) return pidfd;
+    close(pidfd);
+    return -1;
+}
+
 void sandbox_delete(struct request *request, struct reply *reply) {
     static struct pollfd ending[MAX_BATCH];
     int count = 0;
     for (char *slot; count < MAX_BATCH && (slot = next_string(request)); count++) {
-        unsigned long long pid = 0, start = 0;
         ending[count] = (struct pollfd){.fd = -1, .events = POLLIN};
-        bool named = parse_number(next_string(request), &pid);
-        named = parse_number(next_string(request), &start) && named;
-        if (!named || !valid_slot(slot)) {
+        if (!valid_slot(slot)) {
             reply_line(reply, "error %d check names\n", EINVAL);
             continue;
         }
-        int proc = open_process((struct process){(pid_t)pid, start});
-        if (proc >= 0) {
-            int pidfd = pidfd_of((pid_t)pid);
-            if (pidfd >= 0 && start_time((pid_t)pid) == start && send_signal(pidfd, SIGKILL) == 0)
-                ending[count].fd = pidfd;
-            else if (pidfd >= 0)
-                close(pidfd);
-            close(proc);
-        }
-        char path[MAX_PATH];
-        path_of(path, slot, ".net");
-        umount2(path, MNT_DETACH); /* EINVAL: a pin that was never mounted */
-        bool removed = unlink(path) == 0 || errno == ENOENT;
-        int error = errno;
-        path_of(path, slot, ".json");
-        if (removed && (unlink(path) == 0 || errno == ENOENT))
+        char pin[MAX_PATH], record[MAX_PATH];
+        path_of(pin, slot, ".net");
+        path_of(record, slot, ".json");
+        ending[count].fd = end_pause(record);
+        umount2(pin, MNT_DETACH); /* EINVAL: a pin that was never mounted */
+        if ((unlink(pin) == 0 || errno == ENOENT) && (unlink(record) == 0 || errno == ENOENT))
             reply_line(reply, "ok\n");
         else
-            reply_line(reply, "error %d remove pin\n", removed ? errno : error);
+            reply_line(reply, "error %d remove pin\n", errno);
     }
     for (int index = 0; index < count; index++) { /* a dead process holds no namespace */
         if (ending[index].fd < 0) continue;

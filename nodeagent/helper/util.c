@@ -14,6 +14,10 @@
 #include <time.h>
 #include <unistd.h>
 
+#ifndef SYS_close_range
+#define SYS_close_range 436 /* one number on all machines; headers before Linux 5.9 lack it */
+#endif
+
 char *title;
 size_t title_size;
 

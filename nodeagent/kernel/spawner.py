@@ -87,13 +87,8 @@ class Spawner:
         results: list[Failure | None] = []
         for start in range(0, len(sandboxes), BATCH):
             batch = sandboxes[start : start + BATCH]
-            words: list[str] = []
-            for sandbox in batch:
-                record = None if sandbox.pid else self._record(sandbox.slot)
-                holder = record or sandbox
-                words += [sandbox.slot, str(holder.pid), str(holder.start_time)]
             failpoint("spawner.delete")
-            answers = self._ask("delete", *words)
+            answers = self._ask("delete", *(sandbox.slot for sandbox in batch))
             failpoint("spawner.deleted")
             results.extend(
                 None if answer[0] == "ok" else Failure(_error(answer, sandbox.slot))

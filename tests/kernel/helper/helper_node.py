@@ -51,8 +51,8 @@ class Node:
     def socket_path(self) -> Path:
         return self.run_dir / "helper.sock"
 
-    def serve(self) -> None:
-        command = ["unshare", "--net", str(self.binary), "serve", "--socket", str(self.socket_path)]
+    def serve(self, *prefix: str) -> None:
+        command = ["unshare", "--net", *prefix, str(self.binary), "serve", "--socket", str(self.socket_path)]
         self.child = subprocess.Popen(command)
         wait_until(self.socket_path.exists, "the helper's socket")
 

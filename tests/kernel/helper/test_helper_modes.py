@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kernel.helper.helper_node import REPO, wait_until
+from tests.kernel.helper.helper_node import REPO, Node, wait_until
 
 pytestmark = pytest.mark.kernel
 
@@ -35,6 +35,40 @@ def test_an_unprivileged_user_namespace_is_enough(tmp_path: Path, helper_binary:
     ):
         assert line in said
     assert "delete [None] True" in said
+
+
+ENGINE_DEFAULTS = "chown,dac_override,fsetid,fowner,mknod,net_raw,setgid,setuid,setfcap,setpcap,net_bind_service,sys_chroot,kill,audit_write"
+
+
+def proc_of(node: Node) -> Path:
+    return Path(f"/proc/{node.process.pid}")
+
+
+async def test_two_capabilities_beyond_a_container_engines_default_are_enough(node: Node) -> None:
+    """A restricted node has NET_ADMIN and SYS_ADMIN, and neither SYS_PTRACE nor SYS_RESOURCE."""
+    if shutil.which("setpriv") is None:
+        pytest.skip("no setpriv")
+    node.kill_helper()
+    bounding = ",".join(f"+{name}" for name in [*ENGINE_DEFAULTS.split(","), "net_admin", "sys_admin"])
+    node.serve("setpriv", "--inh-caps=-all", f"--bounding-set=-all,{bounding}", "--")
+    run = node.container(node.sandbox(), "sh", "-c", "grep CapBnd /proc/self/status; sleep 1000")
+    await node.runner().start(run)
+    wait_until(lambda: "00000000a80425fb" in (run.directory / "log").read_text(), "the container's rights")
+    session = await node.execs().start(run, ["tty"], tty=True)
+    async with session:
+        assert b"".join([chunk.data async for chunk in session.output()]) == b"/dev/pts/0\r\n"
+        assert await session.wait() == 0
+    await node.runner().stop(run.id, 0)
+
+
+async def test_the_program_runs_from_a_sealed_copy(node: Node) -> None:
+    """What a container finds behind /proc/1/exe is not the file that the node goes on using."""
+    assert (proc_of(node) / "comm").read_text() == "podwire-helper\n"
+    assert str((proc_of(node) / "exe").readlink()).startswith("/memfd:")
+    run = node.container(node.sandbox(), "sh", "-c", "readlink /proc/1/exe; : >> /proc/1/exe")
+    await node.runner().start(run)
+    assert (await node.runner().wait(run.id, run.directory)).code != 0
+    assert "/memfd:" in (run.directory / "log").read_text()
 
 
 def test_init_ends_all_on_term_even_what_is_deaf_or_stopped(helper_binary: Path) -> None:

@@ -102,6 +102,12 @@ def test_dead_and_half_made_ones_are_reported_and_made_anew(node: Node) -> None:
     assert not alive(ProcessId(unpinned.pid, unpinned.start_time))
 
 
+def test_an_outdated_view_of_a_sandbox_still_ends_it(node: Node) -> None:
+    sandbox = node.sandbox()
+    assert node.spawner().delete([replace(sandbox, pid=os.getpid(), start_time=1)]) == [None]
+    assert not alive(ProcessId(sandbox.pid, sandbox.start_time))
+
+
 def test_one_bad_item_does_not_hold_up_the_others(node: Node) -> None:
     bad_slot, bad_host, good = node.spawner().create([("../../x", "a"), ("0a", "h" * 65), ("0b", "ok")])
     assert isinstance(bad_slot, Failure)
