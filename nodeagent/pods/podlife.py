@@ -153,10 +153,12 @@ class PodLife:
                 break
             if not not_its_fault(one.end):
                 await self._pause(one, ended_at)
-            if self.stopping:
-                break
-            self._next(one)
+            if self._goes_on():
+                self._next(one)
         return one.end is not None and one.end.code == 0
+
+    def _goes_on(self) -> bool:
+        return not self.stopping
 
     async def _pause(self, one: Tracked, ended_at: float) -> None:
         name, clock = one.spec.name, self.means.clock

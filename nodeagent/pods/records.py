@@ -84,6 +84,8 @@ class Records:
         self.running -= mine
         written = self.disk.read(place / ATTEMPT_FILE) or b""
         begun = {int(written)} if written.isdigit() else set()
+        if self._end(RunId(uid, spec.name, 0)) is not None:
+            started.add(0)
         attempts = started | begun | {run.attempt for run in mine}
         if not attempts:
             return Tracked(spec)

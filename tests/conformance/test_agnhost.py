@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import re
 import socket
+import ssl
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
 from nodeagent.pods.base import RunId
-from tests.conformance.workload_lab import HostProcess, TestPod, workload_host
+from tests.conformance.workload_lab import HostProcess, NameServer, TestPod, workload_host
 
 pytestmark = pytest.mark.kernel
 
@@ -231,6 +233,47 @@ async def test_porter_serves_what_the_environment_says(host: HostProcess, pod: T
     assert 'server on port "x" failed' in host.log(run)
     await host.runner.start(pod.run("porter", "--json-response", container="j", env={"SERVE_PORT_83": "v"}))
     assert (await pod.http("/", 83, method="POST")).body == '{"Body":"v","Method":"POST"}'
+
+
+async def test_tls_servers(host: HostProcess, pod: TestPod) -> None:
+    """HTTPS with upstream's default file names works though the files are not there; a file that is missing is exit 1."""
+    await host.runner.start(pod.run("porter", container="p", env={"SERVE_TLS_PORT_443": "secret"}))
+    cert = ("--tls-cert-file=/localhost.crt", "--tls-private-key-file=/localhost.key")
+    await host.runner.start(pod.run("netexec", "--http-port=444", *cert, container="n"))
+
+    def ask(port: int) -> bytes:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        client = http.client.HTTPSConnection("127.0.0.1", port, timeout=5, context=context)
+        try:
+            client.request("GET", "/hostname")
+            return client.getresponse().read()
+        finally:
+            client.close()
+
+    assert await asyncio.to_thread(pod.namespace.run, lambda: ask(443)) == b"secret"
+    assert await asyncio.to_thread(pod.namespace.run, lambda: ask(444)) == b"pod-a"
+    missing = pod.run("netexec", "--udp-port=-1", "--tls-cert-file=/no/such.crt", container="m")
+    await host.runner.start(missing)
+    assert (await host.ended(missing)).message == "open /no/such.crt: no such file or directory"
+
+
+async def test_names_come_from_the_pods_own_files(host: HostProcess, pod: TestPod) -> None:
+    """A name is asked of the server in the pod's resolv.conf, with the search list; a truncated answer is asked for by TCP."""
+    await host.runner.start(pod.run("netexec"))
+    with NameServer(pod.namespace, {"svc-x.ns.svc.test": "127.0.0.1", "big.svc.test": "127.0.0.1"}) as server:
+        assert (await pod.http("/dial?host=svc-x&port=8080&request=hostname")).json == {"responses": ["pod-a"]}
+        assert (await pod.http("/dial?host=big.svc.test.&port=8080&request=hostname")).json == {"responses": ["pod-a"]}
+        answer = await pod.http("/dial?host=svc-y&port=8080&request=hostname")
+    assert (answer.status, answer.body) == (
+        400,
+        "host and/or port param are invalid. lookup svc-y on 127.0.0.1:53: no such host\n",
+    )
+    asked = [name for name in server.asked if name.startswith("svc-y")]
+    assert list(dict.fromkeys(asked)) == ["svc-y.ns.svc.test", "svc-y.svc.test", "svc-y"]
+    assert ("tcp", "big.svc.test") in server.by_protocol
+    assert ("udp", "svc-x.ns.svc.test") in server.by_protocol
 
 
 async def test_stand_in_answers_on_declared_ports(host: HostProcess, pod: TestPod) -> None:

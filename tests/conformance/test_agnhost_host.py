@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 
 from nodeagent.pods.hosted import HOST_DIED, HostedRunner
+from nodeagent.pods.lifecycle import PodLifecycles
+from nodeagent.pods.runs import NodeFacts
+from podwire.api.v1 import state_pb2 as state
 from podwire.seams import SystemClock, SystemDisk
 from tests.conformance.workload_lab import HostProcess, TestPod, now, workload_host
 
@@ -118,3 +121,55 @@ async def test_hundreds_of_containers_cost_sockets(host: HostProcess, tmp_path: 
         assert await host.runner.running() == frozenset()
         assert took < 10
         assert per_pod < 200
+
+
+async def test_life_cycle_over_a_real_host(host: HostProcess, pod: TestPod) -> None:
+    """kill -9 of the host under a pod with restartPolicy Always: 137 in the report, one restart, serving within 2 s; probes see it."""
+    lives = PodLifecycles(
+        {"hosted": host.runner, "process": host.runner},
+        SystemClock(),
+        SystemDisk(),
+        host.place / "state",
+        lambda _: None,
+        run_dir=host.place / "run",
+        node=lambda: NodeFacts("node-a"),
+    )
+    container = state.ContainerState(
+        name="c", image="agnhost", kind=state.CONTAINER_KIND_BUILT_IN, argv=["netexec", "--http-port=80"]
+    )
+    desired = state.PodState(
+        uid="u1",
+        namespace="default",
+        name="pod-a",
+        containers=[container],
+        restart_policy=state.RESTART_POLICY_ALWAYS,
+        termination_grace_s=30,
+    )
+
+    async def until_running(restarts: int) -> state.ContainerReport:
+        deadline = now() + 10
+        while now() < deadline:
+            report = lives.report("u1")
+            one = report.containers[0] if report else state.ContainerReport()
+            if one.phase == state.CONTAINER_PHASE_RUNNING and one.restart_count == restarts:
+                return one
+            await SystemClock().sleep(0.005)
+        raise AssertionError(lives.report("u1"))
+
+    lives.ensure(desired, pod.sandbox)
+    await until_running(0)
+    assert (await pod.http("/hostname", 80)).body == "pod-a"
+    killed = now()
+    host.kill()
+    host.start()
+    one = await until_running(1)
+    assert (await pod.http("/hostname", 80)).body == "pod-a"
+    assert now() - killed < 2
+    assert (one.last.exit_code, one.last.signal, one.last.reason) == (137, 9, HOST_DIED)
+    assert one.last.started_unix_ms > 0
+    began = now()
+    await lives.stop("u1", 30)
+    assert now() - began < 2
+    lives.forget("u1")
+    assert lives.known() == frozenset()
+    await lives.close()

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import json
 import socket
+import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from nodeagent.kernel.base import Sandbox
 from nodeagent.pods.base import ContainerRun, Exit, Port, RunId
@@ -108,6 +111,72 @@ class TestPod:
                     return None
 
         return await asyncio.to_thread(self.namespace.run, ask)
+
+
+class NameServer:
+    """A DNS server on 127.0.0.1:53 of a namespace; names that start with "big" do not fit a datagram."""
+
+    def __init__(self, namespace: Namespace, records: Mapping[str, str]) -> None:
+        self._records = records
+        self.by_protocol: list[tuple[str, str]] = []
+        self._datagrams = namespace.socket()
+        self._stream = namespace.socket(kind=socket.SOCK_STREAM)
+        for listening in (self._datagrams, self._stream):
+            listening.bind(("127.0.0.1", 53))
+        self._stream.listen()
+        self._threads = [threading.Thread(target=self._udp), threading.Thread(target=self._tcp)]
+
+    @property
+    def asked(self) -> list[str]:
+        return [name for _, name in self.by_protocol]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for sock in (self._datagrams, self._stream):
+            with contextlib.suppress(OSError):  # wakes the thread that waits in it
+                sock.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join()
+        self._datagrams.close()
+        self._stream.close()
+
+    def _udp(self) -> None:
+        while True:
+            question, peer = self._datagrams.recvfrom(512)
+            if not question:
+                return
+            self._datagrams.sendto(self._answer(question, "udp"), peer)
+
+    def _tcp(self) -> None:
+        while True:
+            try:
+                client, _ = self._stream.accept()
+            except OSError:
+                return
+            with client:
+                question = client.recv(512)[2:]
+                answer = self._answer(question, "tcp")
+                client.sendall(struct.pack(">H", len(answer)) + answer)
+
+    def _answer(self, question: bytes, protocol: str) -> bytes:
+        labels, offset = [], 12
+        while size := question[offset]:
+            labels.append(question[offset + 1 : offset + 1 + size].decode())
+            offset += size + 1
+        name, kind = ".".join(labels), int.from_bytes(question[offset + 1 : offset + 3], "big")
+        self.by_protocol.append((protocol, name))
+        address = self._records.get(name)
+        asked = question[12 : offset + 5]
+        if name.startswith("big") and protocol == "udp":
+            return question[:2] + struct.pack(">5H", 0x8380, 1, 0, 0, 0) + asked
+        if address is None:
+            return question[:2] + struct.pack(">5H", 0x8183, 1, 0, 0, 0) + asked
+        record = struct.pack(">3HIH", 0xC00C, 1, 1, 5, 4) + socket.inet_aton(address) if kind == 1 else b""
+        return question[:2] + struct.pack(">5H", 0x8180, 1, 1 if record else 0, 0, 0) + asked + record
 
 
 @dataclass

@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
-import ssl
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from nodeagent.workload import web
+from nodeagent.workload.certificates import server_context
 from nodeagent.workload.flags import Flags, Kind, duration, parse
 from nodeagent.workload.life import Life, peer_text
 from nodeagent.workload.programs import upload
@@ -75,7 +75,7 @@ class Netexec:
                 life.log(f"SCTP is left out, this kernel lacks it: {error}")
         tls = None
         if certificate := flags.text("tls-cert-file"):
-            tls = server_context(certificate, flags.text("tls-private-key-file"))
+            tls = await server_context(certificate, flags.text("tls-private-key-file"), life.around.directory)
         await life.serve_http(flags.number("http-port"), self.handle, tls=tls)
         life.log(f"Started HTTP server on port {flags.number('http-port')}")
 
@@ -264,16 +264,6 @@ def listen_addresses(words: str) -> list[str]:
         except ValueError as error:
             raise NetError("other", f"parseAddress: invalid address {word}") from error
     return sorted(addresses)
-
-
-def server_context(certificate: str, key: str) -> ssl.SSLContext:
-    """TLS with a certificate of the user's; raises NetError."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    try:
-        context.load_cert_chain(certificate, key or None)
-    except (OSError, ssl.SSLError) as error:
-        raise NetError("other", f"open {certificate}: {error.strerror or error}") from error
-    return context
 
 
 def integer(word: str, default: int) -> int | None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+from nodeagent.workload.certificates import DEFAULT_CERTIFICATE, DEFAULT_KEY, server_context
 from nodeagent.workload.flags import parse
 from nodeagent.workload.life import Life
-from nodeagent.workload.programs.netexec import go_json, server_context
+from nodeagent.workload.programs.netexec import go_json
 from nodeagent.workload.sockets import NetError
 from nodeagent.workload.web import Request, Response, text
 
@@ -61,7 +62,8 @@ def page(value: str, *, as_json: bool) -> Callable[[Request], Awaitable[Response
 
 async def _tls(life: Life, port: int, handler: Callable[[Request], Awaitable[Response]]) -> None:
     env = life.around.env
-    tls = server_context(env.get("CERT_FILE") or "localhost.crt", env.get("KEY_FILE") or "localhost.key")
+    certificate, key = env.get("CERT_FILE") or DEFAULT_CERTIFICATE, env.get("KEY_FILE") or DEFAULT_KEY
+    tls = await server_context(certificate, key, life.around.directory)
     await life.serve_http(port, handler, tls=tls)
 
 
