@@ -352,8 +352,17 @@ class FakeKernel(FakeNode):
             port = self.ports.get(name)
             if port is not None and not refused:
                 self._update(port, guarded=set(), up=False)
+                self._forget_neighbours({address for address, mac in self._neighbours() if mac == port.link.pod_mac})
         failpoint("unwire.links")
         return results
+
+    def _neighbours(self) -> list[tuple[IPAddress, str]]:
+        return list(self.bridge.neighbours.items()) if self.bridge else []
+
+    def _forget_neighbours(self, addresses: set[IPAddress]) -> None:
+        for address in addresses:
+            if self.bridge and self.bridge.neighbours.pop(address, None):
+                self.writes += 1
 
     def delete_links(self, names: Sequence[str]) -> list[Failure | None]:
         failpoint("links.delete")
@@ -367,6 +376,8 @@ class FakeKernel(FakeNode):
         return results
 
     def reset_guard(self, network: NodeNetwork, links: Sequence[PodLink]) -> None:
+        kept = {interface.ip for link in links for interface in link.addresses}
+        self._forget_neighbours({address for address, _ in self._neighbours()} - kept)
         if not network.guard:
             return
         if "bridge" not in self.tables:

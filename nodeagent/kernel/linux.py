@@ -33,6 +33,7 @@ from podwire.model.names import BRIDGE, NFT_TABLE, POD_LINK_PREFIX, VXLAN
 from podwire.seams import failpoint
 
 _T = TypeVar("_T")
+_PODS_AT_ONCE = 256  # a descriptor each; the usual soft limit is 1024
 _ROUNDS = 6  # of reading and repairing: each makes the prerequisites of the next
 _LINK_GROUP, _NEIGH_GROUP, _V4_ADDRESS_GROUP, _V4_ROUTE_GROUP, _V6_ADDRESS_GROUP, _V6_ROUTE_GROUP = 1, 3, 5, 7, 9, 11
 _NFT_GROUP = 7
@@ -109,7 +110,7 @@ class LinuxKernel:
         routes = [
             route
             for family in families
-            for route in rtnl.read_routes(self._rtnl, family, link=vxlan.index if vxlan else 0)
+            for route in (rtnl.read_routes(self._rtnl, family, link=vxlan.index) if vxlan else ())
         ]
         tables, elements = self._read_nft()
         names = node.wanted_sysctls(network)
@@ -148,6 +149,12 @@ class LinuxKernel:
         return self._nft_seen[1], self._nft_seen[2]
 
     def observe_ends(self, sandboxes: Sequence[Sandbox]) -> list[ObservedPodEnd | Failure]:
+        found: list[ObservedPodEnd | Failure] = []
+        for start in range(0, len(sandboxes), _PODS_AT_ONCE):
+            found += self._observe_ends(sandboxes[start : start + _PODS_AT_ONCE])
+        return found
+
+    def _observe_ends(self, sandboxes: Sequence[Sandbox]) -> list[ObservedPodEnd | Failure]:
         found: list[ObservedPodEnd | Failure] = []
         pins = [(sandbox.pin, sandbox.netns_inode) for sandbox in sandboxes]
         for sandbox, opened in zip(sandboxes, netns.sockets(pins), strict=True):
@@ -277,21 +284,30 @@ class LinuxKernel:
     # --- pods ---------------------------------------------------------------------------------------------------------------------
 
     def wire(self, links: Sequence[PodLink], sandboxes: Sequence[Sandbox]) -> list[Failure | None]:
-        return self._attacher.wire(links, sandboxes)
+        results: list[Failure | None] = []
+        for start in range(0, len(links), _PODS_AT_ONCE):
+            part = slice(start, start + _PODS_AT_ONCE)
+            results += self._attacher.wire(links[part], sandboxes[part])
+        return results
 
     def unwire(self, names: Sequence[str]) -> list[Failure | None]:
         fenced = set(names)
         delete: dict[SetId, set[bytes]] = {}
+        indices = [index_of(self._rtnl, name) for name in names]
+        bridge = index_of(self._rtnl, BRIDGE)
+        entries = rtnl.read_bridge_entries(self._rtnl, bridge) if bridge else []
+        macs = {entry.mac for entry in entries if entry.index in indices and not entry.state & rtnl.PERMANENT}
         for target in (guard.PODS4, guard.PODS6, guard.TARGETS6):
             there = self._nft().elements(target) or set()
             delete[target] = {key for key in there if guard.element_name(key) in fenced}
+            macs |= {rtnl.mac_text(guard.element_mac(key)) for key in delete[target]}
         failpoint("unwire.guard")
         try:
             self._nft().change({}, delete)
         except KernelError as error:
             return [Failure(error) for _ in names]
         failpoint("unwire.links")
-        indices = [index_of(self._rtnl, name) for name in names]
+        self._forget_neighbours(bridge, lambda entry: entry.mac in macs)
         plans = [[rtnl.set_link(index, up=False)] if index else [] for index in indices]
         return self._batches(plans, "take down", names, ignore=(errno.ENODEV,))
 
@@ -305,6 +321,8 @@ class LinuxKernel:
         return self._batches(plans, "delete link", names, ignore=(errno.ENODEV,))
 
     def reset_guard(self, network: NodeNetwork, links: Sequence[PodLink]) -> None:
+        wanted_neighbours = {interface.ip for link in links for interface in link.addresses}
+        self._forget_neighbours(index_of(self._rtnl, BRIDGE), lambda entry: entry.address not in wanted_neighbours)
         if not network.guard:
             return
         add: dict[SetId, set[bytes]] = {}
@@ -317,6 +335,17 @@ class LinuxKernel:
                 )
             add[target], delete[target] = wanted - there, there - wanted
         self._nft().change(add, delete)
+
+    def _forget_neighbours(self, bridge: int, stale: Callable[[rtnl.Neighbour], bool]) -> None:
+        """Permanent entries of pods that are gone would lead their addresses' next owners' packets nowhere."""
+        found = rtnl.read_neighbours(self._rtnl, link=bridge) if bridge else []
+        self._rtnl.request(
+            [
+                rtnl.delete_neighbour(bridge, entry.address)
+                for entry in found
+                if entry.address is not None and entry.state & rtnl.PERMANENT and stale(entry)
+            ]
+        )
 
     # --- news ---------------------------------------------------------------------------------------------------------------------
 

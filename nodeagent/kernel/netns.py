@@ -106,9 +106,17 @@ def sockets(pins: Sequence[tuple[str, int]]) -> Iterator[NetlinkSocket | KernelE
 
     thread = threading.Thread(target=produce, name="netns")
     thread.start()
-    for _ in pins:
-        yield ready.get()
-    thread.join()
+    taken = 0
+    try:
+        for _ in pins:
+            taken += 1
+            yield ready.get()
+    finally:
+        thread.join()
+        for _ in range(len(pins) - taken):  # the consumer gave up
+            left = ready.get()
+            if isinstance(left, NetlinkSocket):
+                left.close()
 
 
 def _socket_inside(pin: str, inode: int) -> NetlinkSocket:

@@ -339,7 +339,7 @@ def _link(payload: bytes) -> Link:
     learning = True
     if 5 in info and info.get(4) == b"bridge\0":
         learning = attributes(info[5]).get(8, b"\1") != b"\0"
-    generates = True
+    generates = False  # so it stays where there is no IPv6
     if 26 in found:
         inet6 = attributes(found[26]).get(AF_INET6)
         if inet6 is not None:

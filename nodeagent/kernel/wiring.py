@@ -132,6 +132,8 @@ def mend_inside(link: PodLink, side: PodSide, eth0: rtnl.Link) -> list[bytes]:
     messages: list[bytes] = []
     if not side.lo_up:
         messages.append(rtnl.set_link(1, up=True))
+    if eth0.generates_addresses:
+        messages.append(rtnl.set_link(eth0.index, rtnl.NO_ADDRESS_GENERATION))
     if eth0.mac != link.pod_mac:
         messages.append(rtnl.set_link(eth0.index, rtnl.mac(link.pod_mac)))
     if eth0.mtu != link.mtu:

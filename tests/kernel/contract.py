@@ -231,7 +231,7 @@ class KernelContract:
         _, link, sandbox = cluster.pods["a1"]
         assert world.kernel("a").unwire([link.name]) == [None]
         (pod,) = [pod for pod in world.kernel("a").observe(world.network("a")).pods if pod.name == link.name]
-        assert (pod.up, pod.guarded) == (False, frozenset())
+        assert (pod.up, pod.guarded, pod.neighbours) == (False, frozenset(), frozenset())
         flows = cluster.flows()
         assert {pair for pair, works in flows.items() if works} == {("a2", "b1"), ("b1", "a2")}
         assert world.kernel("a").wire([link], [sandbox]) == [None]
