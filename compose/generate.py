@@ -66,8 +66,13 @@ def compose_document(spec: ClusterSpec, options: Options) -> dict[str, Any]:
     return {
         "services": services,
         "networks": {NETWORK: _network(spec, options)},
-        "volumes": {name: {"name": volume_name(spec.name, name), "labels": labels} for name in names},
+        "volumes": {_volume(name): {"name": volume_name(spec.name, name), "labels": labels} for name in names},
     }
+
+
+def _volume(name: str) -> str:
+    """Its key in the document: never a single letter, which compose would read as a drive of Windows."""
+    return f"{name}-state"
 
 
 def _service(spec: ClusterSpec, options: Options, name: str, role: str) -> dict[str, Any]:
@@ -103,7 +108,7 @@ def _controller(spec: ClusterSpec, options: Options) -> dict[str, Any]:
         "cap_drop": ["ALL"],
         "security_opt": ["no-new-privileges:true"],
         "read_only": True,
-        "volumes": [f"{CONTROLLER}:{CONTROLLER_STATE}"],
+        "volumes": [f"{_volume(CONTROLLER)}:{CONTROLLER_STATE}"],
         "ports": [f"127.0.0.1::{CONTROL_PORT}"],
     }
 
@@ -111,7 +116,7 @@ def _controller(spec: ClusterSpec, options: Options) -> dict[str, Any]:
 def _node(spec: ClusterSpec, node: NodeSpec, options: Options) -> dict[str, Any]:
     service = _service(spec, options, node.name, NODE)
     service["labels"] |= {NODE_LABEL: node.name}
-    service["volumes"] = [f"{node.name}:{NODE_STATE}"]
+    service["volumes"] = [f"{_volume(node.name)}:{NODE_STATE}"]
     if options.privileged:
         return service | {"privileged": True}
     return service | {

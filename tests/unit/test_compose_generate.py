@@ -65,8 +65,9 @@ def test_only_keys_that_both_compose_versions_take(privileged: bool) -> None:
 def test_a_service_and_a_volume_for_the_controller_and_each_node() -> None:
     made = document(cluster(nodes=[{"name": "a", "zone": "z1"}, {"name": "b"}]))
     assert sorted(made["services"]) == ["a", "b", "controller"]
-    assert sorted(made["volumes"]) == ["a", "b", "controller"]
-    assert made["services"]["a"]["volumes"] == ["a:/var/lib/podwire"]
+    assert sorted(made["volumes"]) == ["a-state", "b-state", "controller-state"]
+    assert made["volumes"]["a-state"]["name"] == "podwire-demo-a"
+    assert made["services"]["a"]["volumes"] == ["a-state:/var/lib/podwire"]
     assert made["services"]["a"]["labels"] == {
         "podwire.cluster": "demo",
         "podwire.role": "node",
