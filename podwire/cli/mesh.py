@@ -38,12 +38,13 @@ async def await_nodes(
         try:
             status = await client.status()
             states = {node.name: node for node in status.nodes}
-            late = [name for name in sorted(names) if name not in states or not states[name].ready]
-            if not late:
-                return
             reasons = {
-                name: states[name].reason or "not ready" if name in states else "has not joined" for name in late
+                name: why
+                for name in sorted(names)
+                if (why := _why_late(states.get(name), (former_boots or {}).get(name)))
             }
+            if not reasons:
+                return
         except Unavailable:
             if clock.monotonic() >= deadline:
                 raise

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 15.0
 POLL_S = 0.01
+HOPELESS = 3  # ends of the controller before it ever answered
 
 
 class LocalDriver:
@@ -46,23 +47,27 @@ class LocalDriver:
 
     async def up(self, spec: ClusterSpec, options: UpOptions, progress: Progress) -> Endpoint:
         self._paths.check()
-        wanted = {node.name: node for node in spec.nodes}
         if not self._alive():
-            count = f"{len(wanted)} node{'s' if len(wanted) != 1 else ''}"
+            count = f"{len(spec.nodes)} node{'s' if len(spec.nodes) != 1 else ''}"
             with progress(f"Starting a controller and {count} in namespaces of this machine"):
                 self._start(spec)
         else:
-            self._remember_spec(spec)
-        existing = {node.name for node in await self.nodes()}
-        for name in sorted(existing - wanted.keys()):
-            with progress(f"Removing node {name}"):
-                await self.delete_node(name)
-        for name in sorted(wanted.keys() - existing):
-            control.call(self._paths.control_socket, "add", name)
+            await self._resize(spec, progress)
         if strangers := [node for node in spec.nodes if not self._joined(node.name)]:
             with progress("Introducing the nodes to the controller"):
                 await self._introduce(strangers)
         return await self.endpoint()
+
+    async def _resize(self, spec: ClusterSpec, progress: Progress) -> None:
+        self._remember_spec(spec)
+        wanted = {node.name for node in spec.nodes}
+        existing = {node.name for node in await self.nodes()}
+        for name in sorted(existing - wanted):
+            with progress(f"Removing node {name}"):
+                await self.delete_node(name)
+        for name in sorted(wanted - existing):
+            with progress(f"Starting node {name}"):
+                control.call(self._paths.control_socket, "add", name)
 
     async def down(self, progress: Progress) -> None:
         if not self._paths.root.exists():
@@ -137,6 +142,8 @@ class LocalDriver:
             setsid=True,
         )
         os.close(writing)
+        import podwire.client  # noqa: F401, PLC0415 - takes as long as the supervisor's start, and may as well run beside it
+
         with os.fdopen(reading, "rb") as ready:
             if not select.select([ready], [], [], START_TIMEOUT_S)[0]:
                 raise Unavailable("the cluster's supervisor does not start", hint=f"see {log}")
@@ -191,7 +198,7 @@ class LocalDriver:
         from podwire.client import connect  # noqa: PLC0415 - brings gRPC, once the supervisor has been spawned
 
         async with connect(socket=self._paths.controller_socket) as client:
-            await _await_controller(client, self._clock)
+            await self._await_controller(client)
             for node in nodes:
                 token = await client.create_join_token(node.name, zone=node.zone, labels=node.labels)
                 papers = {
@@ -203,19 +210,24 @@ class LocalDriver:
                 }
                 self._disk.replace(self._paths.node(node.name) / "join.json", json.dumps(papers).encode())
 
+    async def _await_controller(self, client: ControlClient) -> None:
+        """Returns when the controller answers; raises Unavailable with its last words when it does not come up."""
+        deadline = self._clock.monotonic() + START_TIMEOUT_S
+        while True:
+            try:
+                await client.status()
+            except Unavailable:
+                ends = control.call(self._paths.control_socket, "controller")
+                if ends >= HOPELESS or self._clock.monotonic() >= deadline:
+                    raise self._controller_failed() from None
+                await self._clock.sleep(POLL_S)
+            else:
+                return
 
-async def _await_controller(client: ControlClient, clock: SystemClock) -> None:
-    """Returns when the controller answers; raises Unavailable when it does not in time."""
-    deadline = clock.monotonic() + START_TIMEOUT_S
-    while True:
-        try:
-            await client.status()
-        except Unavailable:
-            if clock.monotonic() >= deadline:
-                raise
-            await clock.sleep(POLL_S)
-        else:
-            return
+    def _controller_failed(self) -> Unavailable:
+        log = self._paths.logs / "controller.log"
+        words = (self._disk.read(log) or b"").decode(errors="replace").strip().rpartition("\n")[2]
+        return Unavailable(f"the controller does not start: {words or 'it says nothing'}", hint=f"see {log}")
 
 
 def helper_program() -> Path:

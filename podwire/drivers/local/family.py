@@ -33,6 +33,7 @@ class Member:
     started: float = 0.0
     delay_s: float = FIRST_DELAY_S
     due: float = 0.0  # when to start, while it does not run
+    ends: int = 0  # how often it has ended
 
 
 class Family:
@@ -101,6 +102,7 @@ class Family:
         if now - member.started >= STEADY_S:
             member.delay_s = FIRST_DELAY_S
         member.pid = 0
+        member.ends += 1
         member.due = now + member.delay_s
         member.delay_s = min(max(member.delay_s * 2, FIRST_DELAY_S), LONGEST_DELAY_S)
 

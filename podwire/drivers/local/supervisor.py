@@ -32,7 +32,10 @@ from podwire.errors import AlreadyExists, InvalidInput, NotFound, PodwireError
 from podwire.model.addresses import parse_cidr
 from podwire.seams import SystemClock, SystemDisk
 
-PRELOADED = ("controller.__main__", "nodeagent.__main__", "nodeagent.workload.__main__")
+# Imported before the first fork, and shared by every child. The controller imports the rest of its own while the supervisor imports
+# the nodes': there is more than one processor, and one controller.
+SHARED = ("podwire.rpc", "podwire.tls")
+OF_NODES = ("nodeagent.__main__", "nodeagent.workload.__main__")
 CONTROLLER = "controller"
 END_DEADLINE_S = 10.0
 
@@ -72,14 +75,19 @@ class Supervisor:
             self._nodes[name] = _Node(name, number)
 
     def start(self) -> None:
-        """Makes the fabric, starts controller and nodes, and listens for commands."""
+        """Makes the fabric, starts the controller, and listens for commands."""
         self._loop.on_signal(signal.SIGCHLD, self._reap)
         self._loop.on_signal(signal.SIGTERM, self._loop.stop)
         self._fabric.make(self._cluster, layout.controller_address(self._underlay))
+        _preload(SHARED)
         self._family.add(CONTROLLER, self._start_controller)
+        control.Server(self._loop, self._paths.control_socket, self._verbs())
+
+    def start_nodes(self) -> None:
+        """Starts the nodes there were."""
+        _preload(OF_NODES)
         for node in self._nodes.values():
             self._family.add(node.member, self._node_starter(node))
-        control.Server(self._loop, self._paths.control_socket, self._verbs())
 
     def run(self) -> None:
         """Until told to stop; then ends everything."""
@@ -97,14 +105,9 @@ class Supervisor:
     def _start_controller(self) -> int:
         address = layout.controller_address(self._underlay).ip
         arguments = ["--cluster", self._cluster, "--state-dir", str(self._paths.controller_state)]
-        arguments += [
-            "--cluster-document",
-            str(self._paths.cluster_file),
-            "--socket",
-            str(self._paths.controller_socket),
-        ]
-        arguments += ["--listen", str(address), "--port", str(layout.CONTROLLER_PORT)]
-        arguments += ["--join-port", str(layout.JOIN_PORT)]
+        arguments += ["--cluster-file", str(self._paths.cluster_file), "--socket", str(self._paths.controller_socket)]
+        arguments += ["--listen", layout.controller_url(address, layout.CONTROLLER_PORT)]
+        arguments += ["--join-listen", layout.controller_url(address, layout.JOIN_PORT)]
         return fork(
             "podwire-control", str(self._paths.logs / "controller.log"), lambda: run_module("controller", arguments)
         )
@@ -162,8 +165,12 @@ class Supervisor:
             "pause": self._pause,
             "resume": self._resume,
             "restart": self._restart,
+            "controller": lambda _: self._controller_ends(),
             "stop": lambda _: self._loop.stop(),
         }
+
+    def _controller_ends(self) -> int:
+        return next(member.ends for member in self._family if member.name == CONTROLLER)
 
     def _list(self, _: str) -> list[dict[str, Any]]:
         return [
@@ -253,6 +260,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 1
     _report(values.ready_fd, {"result": None})
+    supervisor.start_nodes()
     supervisor.run()
     return 0
 
@@ -267,10 +275,15 @@ def _prepare(cluster: str, root: Path, helper: Path) -> Supervisor:
     syscalls.enter_private_namespaces()  # before any import could start a thread
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    for module in PRELOADED:
+    return Supervisor(cluster, root, helper)
+
+
+def _preload(modules: Sequence[str]) -> None:
+    # structlog would import rich, for a console that nothing here has: a sixth of all that is imported.
+    sys.modules.setdefault("rich", None)  # type: ignore[arg-type]  # None is how an import is refused
+    for module in modules:
         importlib.import_module(module)
     gc.freeze()  # the collector would touch, and so copy, every shared page in every child
-    return Supervisor(cluster, root, helper)
 
 
 def _report(fd: int, message: dict[str, Any]) -> None:

@@ -1,0 +1,286 @@
+"""`podwire test`: is it a network? Every pod to every pod, and the Kubernetes network model as checks.
+
+In: a running cluster. Out: a matrix or a line per check, and exit code 1 when one says no. `network` brings pods of its own, in a
+namespace of its own, and removes them whatever happens.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from podwire.cli import options
+from podwire.cli.app import App, pass_app
+from podwire.cli.output import Output, print_structured
+from podwire.cli.podstatus import summary
+from podwire.cli.render import matrix
+from podwire.cli.selection import Target
+from podwire.cli.tables import Table
+from podwire.errors import NotFound, PodwireError
+from podwire.model.kinds import kind_named
+
+if TYPE_CHECKING:
+    from podwire.api.v1.control_pb2 import PairProbe
+    from podwire.api.v1.node_agent_pb2 import ProbeResult
+    from podwire.cli.netchecks import TestNode, TestPod, Verdict
+    from podwire.client import ControlClient
+
+BATCH = 2000  # probes in one call
+MATRIX_PODS = 24  # more do not fit on a screen: only what failed is listed then
+FAILURES_SHOWN = 20
+NODES_TESTED = 3
+
+
+@click.group("test")
+def command() -> None:
+    """Test the network: pingall, network."""
+
+
+@command.command("pingall")
+@click.option(
+    "-n",
+    "--namespace",
+    default="",
+    shell_complete=options.complete_namespaces,
+    help="Only pods of this namespace. [default: all]",
+)
+@options.selector_option
+@click.option(
+    "--tcp", "port", type=click.IntRange(1, 65535), metavar="PORT", help="Connect to this port instead of pinging."
+)
+@options.timeout_option("2s", "How long one probe may take.")
+@options.output_option()
+@pass_app
+def pingall(app: App, *, namespace: str, selector: str, port: int | None, timeout: str, output: Output) -> int:
+    """Every pod to every pod; exit code 1 if one does not get through."""
+    timeout_s = options.seconds(timeout)
+
+    async def work(client: ControlClient) -> int:
+        listed = await client.list("pods", namespace=namespace, label_selector=selector)
+        pods = [pod for pod in listed.documents if _address(pod)]
+        if len(pods) < 2:
+            raise NotFound("there are not two running pods to try", hint="make some: podwire run a -- sleep 1000")
+        pairs = list(itertools.permutations(range(len(pods)), 2))
+        results = await _probe(client, [_pair(pods, pair, port) for pair in pairs], timeout_s)
+        failed = {pair for pair in pairs if not results[_id(pair)].ok}
+        _show_pingall(app, output, pods, pairs, results)
+        return 1 if failed else 0
+
+    return app.run(work)
+
+
+@command.command("network")
+@options.timeout_option("60s", "How long the pods of the test may take to get ready.")
+@click.option("--keep", is_flag=True, help="Leave the pods of the test, to look at a failure.")
+@options.output_option()
+@pass_app
+def network(app: App, *, timeout: str, keep: bool, output: Output) -> int:
+    """The Kubernetes network model as checks; exit code 1 if one fails."""
+    timeout_s = options.seconds(timeout)
+
+    async def work(client: ControlClient) -> int:
+        from podwire.seams import SystemRng
+
+        namespace = f"podwire-test-{SystemRng().name_suffix(5)}"
+        async with _test_namespace(app, client, namespace, keep=keep):
+            verdicts = await _verdicts(app, client, namespace, timeout_s)
+        _show_verdicts(app, output, verdicts)
+        return 0 if all(verdict.ok for verdict in verdicts) else 1
+
+    return app.run(work)
+
+
+# --- pingall ------------------------------------------------------------------------------------------------------------------------
+
+
+def _address(pod: dict[str, Any]) -> str:
+    """The address to try; empty for a pod that has none of its own, or does not run."""
+    if (
+        pod["spec"].get("hostNetwork")
+        or summary(pod) == "Terminating"
+        or pod.get("status", {}).get("phase") != "Running"
+    ):
+        return ""
+    return str(pod["status"].get("podIP") or "")
+
+
+def _id(pair: tuple[int, int]) -> str:
+    return f"{pair[0]}-{pair[1]}"
+
+
+def _pair(pods: Sequence[dict[str, Any]], pair: tuple[int, int], port: int | None) -> PairProbe:
+    from podwire.api.v1 import node_agent_pb2 as agent
+    from podwire.api.v1.control_pb2 import PairProbe
+
+    source = pods[pair[0]]["metadata"]
+    kind = agent.PROBE_KIND_TCP if port else agent.PROBE_KIND_ICMP
+    return PairProbe(
+        id=_id(pair),
+        namespace=source["namespace"],
+        pod=source["name"],
+        address=_address(pods[pair[1]]),
+        port=port or 0,
+        kind=kind,
+    )
+
+
+async def _probe(client: ControlClient, probes: Sequence[PairProbe], timeout_s: float) -> dict[str, ProbeResult]:
+    results: dict[str, ProbeResult] = {}
+    for start in range(0, len(probes), BATCH):
+        answers = await client.probe(probes[start : start + BATCH], timeout_s=timeout_s)
+        results |= {answer.id: answer for answer in answers}
+    return results
+
+
+def _show_pingall(
+    app: App,
+    output: Output,
+    pods: Sequence[dict[str, Any]],
+    pairs: Sequence[tuple[int, int]],
+    results: dict[str, ProbeResult],
+) -> None:
+    names = _names(pods)
+    failed = [pair for pair in pairs if not results[_id(pair)].ok]
+    if not output.tabular:
+        cells = [
+            {
+                "from": names[one],
+                "to": names[other],
+                "ok": result.ok,
+                "rttMs": round(result.rtt_ms, 3),
+                "error": result.error,
+            }
+            for one, other in pairs
+            for result in [results[_id((one, other))]]
+        ]
+        print_structured(app.renderer, output, {"kind": "PingAll", "ok": not failed, "pairs": cells})
+        return
+    if len(pods) <= MATRIX_PODS:
+        places = {name: place for place, name in enumerate(names)}
+
+        def cell(source: str, target: str) -> str:
+            if source == target:
+                return "."
+            result = results[_id((places[source], places[target]))]
+            return "ok" if result.ok else f"FAIL ({result.error})"
+
+        app.renderer.table(matrix(names, cell))
+        app.renderer.line("")
+    else:
+        for one, other in failed[:FAILURES_SHOWN]:
+            app.renderer.line(f"FAIL {names[one]} to {names[other]}: {results[_id((one, other))].error}")
+    app.renderer.line(f"{len(pairs) - len(failed)} of {len(pairs)} pairs reach each other.")
+
+
+def _names(pods: Sequence[dict[str, Any]]) -> list[str]:
+    """Short where all are of one namespace."""
+    spaces = {pod["metadata"]["namespace"] for pod in pods}
+    return [
+        pod["metadata"]["name"] if len(spaces) == 1 else f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"
+        for pod in pods
+    ]
+
+
+# --- network ------------------------------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def _test_namespace(app: App, client: ControlClient, namespace: str, *, keep: bool) -> AsyncIterator[None]:
+    await client.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
+    try:
+        yield
+    finally:
+        if keep:
+            app.renderer.note(f"The pods of the test stay in namespace {namespace}.")
+        else:
+            with app.renderer.stage("Removing the pods of the test"):
+                await _remove(client, namespace)
+
+
+async def _remove(client: ControlClient, namespace: str) -> None:
+    from podwire.cli.waiting import parse_wish, wait_for
+
+    for pod in (await client.list("pods", namespace=namespace)).documents:
+        await client.delete("pods", pod["metadata"]["name"], namespace=namespace, grace_s=0)
+    await client.delete("namespaces", namespace)
+    target = Target(kind_named("namespace"), namespace)
+    await wait_for(client, [target], parse_wish("delete"), namespace="", timeout_s=30.0)
+
+
+async def _verdicts(app: App, client: ControlClient, namespace: str, timeout_s: float) -> list[Verdict]:
+    from podwire.cli.netchecks import checks, judge, unique_addresses
+
+    nodes = await _nodes(client)
+    with app.renderer.stage(f"Starting {len(nodes) + 1} pods on {len(nodes)} nodes"):
+        pods = await _start_pods(client, namespace, nodes, timeout_s)
+    planned = checks(namespace, pods, nodes)
+    probes = [case.probe for check in planned for case in check.cases]
+    with app.renderer.stage(f"Sending {len(probes)} probes"):
+        results = await _probe(client, probes, 2.0)
+    everything = (await client.list("pods")).documents
+    return [unique_addresses(everything, nodes), *(judge(check, results) for check in planned)]
+
+
+async def _nodes(client: ControlClient) -> list[TestNode]:
+    from podwire.cli.netchecks import TestNode
+
+    ready = [node for node in (await client.status()).nodes if node.ready]
+    if not ready:
+        raise PodwireError("no node is ready", hint="see: podwire status")
+    return [
+        TestNode(node.name, tuple(node.underlay_addresses), tuple(node.pod_cidrs), node.pod_mtu)
+        for node in ready[:NODES_TESTED]
+    ]
+
+
+async def _start_pods(
+    client: ControlClient, namespace: str, nodes: Sequence[TestNode], timeout_s: float
+) -> list[TestPod]:
+    """Two pods on the first node, one on each other; two containers in each, so that localhost can be tried."""
+    from podwire.cli.netchecks import HTTP_PORT, IMAGE, SECOND_PORT, UDP_PORT, TestPod
+    from podwire.cli.waiting import parse_wish, wait_for
+
+    places = [nodes[0], *nodes]
+    containers = [
+        {
+            "name": "first",
+            "image": IMAGE,
+            "args": ["netexec", f"--http-port={HTTP_PORT}", f"--udp-port={UDP_PORT}"],
+            "readinessProbe": {"httpGet": {"path": "/hostname", "port": HTTP_PORT}, "periodSeconds": 1},
+        },
+        {"name": "second", "image": IMAGE, "args": ["netexec", f"--http-port={SECOND_PORT}", "--udp-port=-1"]},
+    ]
+    names = [f"net-{number}" for number in range(1, len(places) + 1)]
+    documents = [
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": name, "namespace": namespace},
+            "spec": {"nodeName": node.name, "containers": containers, "terminationGracePeriodSeconds": 0},
+        }
+        for name, node in zip(names, places, strict=True)
+    ]
+    await client.apply(documents)
+    targets = [Target(kind_named("pod"), name) for name in names]
+    await wait_for(client, targets, parse_wish("condition=Ready"), namespace=namespace, timeout_s=timeout_s)
+    found = {pod["metadata"]["name"]: pod for pod in (await client.list("pods", namespace=namespace)).documents}
+    return [
+        TestPod(name, node.name, tuple(one["ip"] for one in found[name]["status"]["podIPs"]))
+        for name, node in zip(names, places, strict=True)
+    ]
+
+
+def _show_verdicts(app: App, output: Output, verdicts: Sequence[Verdict]) -> None:
+    failed = sum(not verdict.ok for verdict in verdicts)
+    if not output.tabular:
+        rows = [{"check": verdict.name, "ok": verdict.ok, "detail": verdict.detail} for verdict in verdicts]
+        print_structured(app.renderer, output, {"kind": "NetworkTest", "ok": not failed, "checks": rows})
+        return
+    cells = tuple(("pass" if verdict.ok else "FAIL", verdict.name, verdict.detail) for verdict in verdicts)
+    app.renderer.table(Table(("VERDICT", "CHECK", "DETAIL"), cells))
+    app.renderer.line("")
+    app.renderer.line(f"{len(verdicts) - failed} of {len(verdicts)} checks pass.")
