@@ -107,7 +107,12 @@ class DockerDriver:
         await asyncio.to_thread(self._with_node, name, resume)
 
     async def restart_node(self, name: str) -> None:
-        await asyncio.to_thread(self._with_node, name, lambda container: container.restart(timeout=STOP_TIMEOUT_S))
+        def restart(container: Any) -> None:
+            if container.status == "paused":
+                container.unpause()
+            container.restart(timeout=STOP_TIMEOUT_S)
+
+        await asyncio.to_thread(self._with_node, name, restart)
 
     async def facts(self) -> Sequence[Fact]:
         return await asyncio.to_thread(self._facts)
@@ -196,11 +201,20 @@ class DockerDriver:
         with sdk_errors():
             self._here.drop_volumes(keep={generate.CONTROLLER, *(node.name for node in spec.nodes)})
             controller = self._here.get(generate.CONTROLLER)
-            settings = json.dumps(spec.document(), sort_keys=True).encode()
-            if read_file(controller, f"{generate.CONTROLLER_STATE}/cluster.json") != settings:
-                user = int(generate.CONTROLLER_USER.partition(":")[0])
-                write_file(controller, generate.CONTROLLER_STATE, "cluster.json", settings, owner=user)
+            self._settle(controller, spec)
             start(controller)
+
+    def _settle(self, controller: Any, spec: ClusterSpec) -> None:
+        """The document into the controller's state, which reads it when it starts; of nodes it learns when they join."""
+        path = f"{generate.CONTROLLER_STATE}/cluster.json"
+        wanted, there = spec.document(), json.loads(read_file(controller, path) or b"{}")
+        if there == wanted:
+            return
+        directory, _, name = path.rpartition("/")
+        owner = int(generate.CONTROLLER_USER.partition(":")[0])
+        write_file(controller, directory, name, json.dumps(wanted).encode(), owner=owner)
+        if controller.status == "running" and _without_nodes(there) != _without_nodes(wanted):
+            controller.restart(timeout=STOP_TIMEOUT_S)
 
     def _start_nodes(self) -> None:
         with sdk_errors():
@@ -360,6 +374,10 @@ def _admin(controller: Any, *arguments: str) -> str:
 
 def _has_certificate(node: Any) -> bool:
     return read_file(node, f"{generate.NODE_STATE}/cert.pem") is not None
+
+
+def _without_nodes(document: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in document.get("spec", {}).items() if name != "nodes"}
 
 
 def _count(number: int, what: str) -> str:
