@@ -14,8 +14,6 @@ from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import structlog
-
 from nodeagent.apply import Applied, Applier, Threads
 from nodeagent.config import ENDS_EVERY_S, LOOK_AGAIN_S, RESYNC_S, RETRY_S
 from nodeagent.departures import Departures
@@ -39,10 +37,12 @@ from podwire.api.v1 import state_pb2 as state
 from podwire.errors import KernelError
 from podwire.model.addresses import IPAddress
 from podwire.seams import Clock, failpoint
+from podwire.telemetry import logger
 
-log = structlog.get_logger(__name__)
+log = logger(__name__)
 
 READ_BACK_S = 0.05  # after something was removed: the kernel cleans namespaces up in some 20 ms
+SHORTEST_PAUSE_S = 0.001  # a shorter one may be no time at all to the clock
 CLEANING_S = 5.0  # a link that outlives its sandbox by this long is an orphan, to be deleted by name
 
 
@@ -197,11 +197,12 @@ class NodeAgent:
         if fresh or any(isinstance(operation, MakeSandbox) for operation in operations):
             self._journal.append(fresh)  # intent before effect: a batch, one sync
             failpoint("agent.intent_durable")
-        drifted = self.drift.found(operations, view.observed, self._pod_name) if was_read else []
+        drifted = self.drift.found(operations, view.network, view.observed, self._pod_name) if was_read else []
         applied = await self._applier.apply(operations) if operations else Applied()
         self._remember(view, operations, applied)
         self.drift.mended(drifted, failed=applied.failed)
-        self.drift.right(view.network, self._reading.wired if self._reading else (), node=not applied.failed)
+        if not applied.failed:
+            self.drift.right(view.network, self._reading.wired if self._reading else ())
         self._start_containers(desired)
         self._finish_departures()
         self._settle(desired, applied, operations)
@@ -211,7 +212,7 @@ class NodeAgent:
             self._look_by = self._clock.monotonic()
             return self._back_off()
         self._retry_s = RETRY_S
-        return max(0.0, self._look_by - self._clock.monotonic())
+        return max(SHORTEST_PAUSE_S, self._look_by - self._clock.monotonic())
 
     def _back_off(self) -> float:
         pause = self._retry_s

@@ -88,10 +88,14 @@ class Assembler:
     def _start(self, begin: sync.Begin) -> None:
         now = self.desired
         if begin.store_id == now.store_id and begin.epoch < now.epoch:
-            raise Conflict(f"a snapshot of epoch {begin.epoch} came after epoch {now.epoch}: an older controller speaks")
+            raise Conflict(
+                f"a snapshot of epoch {begin.epoch} came after epoch {now.epoch}: an older controller speaks"
+            )
         same_history = begin.store_id == now.store_id and begin.revision >= now.revision
         if now.store_id and not same_history and begin.store_id != self._adopting:
-            raise Conflict(f"the snapshot at revision {begin.revision} is of another history than ours at {now.revision}")
+            raise Conflict(
+                f"the snapshot at revision {begin.revision} is of another history than ours at {now.revision}"
+            )
         self._begin = begin
         self._chunks = []
         self._hash = hashlib.sha256()

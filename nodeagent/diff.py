@@ -230,8 +230,8 @@ def _sandboxes_surplus(view: View) -> tuple[list[Operation], list[Operation]]:
         if not in_the_way and not leaves:
             continue
         operations = replaced if in_the_way else surplus
-        if link is not None and link.up:
-            operations.append(FencePod(owner, link.name))
+        if owner and (link is None or link.up):  # wired since the reading, perhaps; fencing what is not there is free
+            operations.append(FencePod(owner, names.pod_link(view.network.cluster, owner)))
         operations.append(DropSandbox(owner, sandbox))
     return replaced, surplus
 

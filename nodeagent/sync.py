@@ -12,8 +12,6 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-import structlog
-
 from nodeagent.config import SILENCE_FACTOR
 from nodeagent.desired import Assembler, Desired
 from nodeagent.journal import Journal
@@ -22,8 +20,9 @@ from podwire.api.v1 import node_sync_pb2 as sync
 from podwire.api.v1 import state_pb2 as state
 from podwire.errors import Conflict, Exhausted, PodwireError, Unavailable
 from podwire.seams import Clock, Rng, failpoint
+from podwire.telemetry import logger
 
-log = structlog.get_logger(__name__)
+log = logger(__name__)
 
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
