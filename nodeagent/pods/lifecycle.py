@@ -8,13 +8,16 @@ rebuilt after a restart: `adopt` asks the runners what runs, and `ensure` takes 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from nodeagent.kernel.base import Sandbox
 from nodeagent.pods.base import ContainerRun, Runner
+from nodeagent.pods.exec import ExecRunner
+from nodeagent.pods.logs import LogSource
 from nodeagent.pods.pod import pod_from_proto
-from nodeagent.pods.podlife import ExecInRun, Means, PodLife
+from nodeagent.pods.podlife import Means, PodLife
 from nodeagent.pods.podreport import RUNNING, pod_report
 from nodeagent.pods.probes import Checker, NetworkChecker
 from nodeagent.pods.records import Records
@@ -23,39 +26,35 @@ from podwire.api.v1 import state_pb2 as state
 from podwire.errors import NotFound, Unsupported
 from podwire.seams import Clock, Disk
 
-HOSTED, PROCESS = "hosted", "process"
-
-
-async def no_exec(run: ContainerRun, argv: tuple[str, ...]) -> tuple[int, str]:
-    """Where commands cannot be run: the probe fails and says why."""
-    raise Unsupported(f"this agent cannot run {argv[0]!r} in container {run.id.container}")
+OUTPUT_KEPT_BYTES = 4096  # of a probe's command
 
 
 class PodLifecycles:
-    """All pods of one node. `runners` has the keys "hosted" and "process"."""
+    """All pods of one node."""
 
     def __init__(
         self,
-        runners: Mapping[str, Runner],
+        *,
+        hosted: Runner,
+        process: Runner,
         clock: Clock,
         disk: Disk,
         state_dir: Path,
-        on_change: Callable[[str], None],
-        *,
         run_dir: Path,
         node: Callable[[], NodeFacts],
-        execute: ExecInRun = no_exec,
+        on_change: Callable[[str], None],
+        exec_runner: ExecRunner | None = None,
         checker: Checker | None = None,
     ) -> None:
-        self._runners = runners
+        self._runners = (hosted, process)
         self._records = Records(disk, state_dir, run_dir, clock)
         self._means = Means(
-            hosted=runners[HOSTED],
-            process=runners[PROCESS],
+            hosted=hosted,
+            process=process,
             records=self._records,
             clock=clock,
             checker=checker or NetworkChecker(clock),
-            execute=execute,
+            execute=partial(_execute, exec_runner),
             node=node,
             changed=on_change,
         )
@@ -65,7 +64,7 @@ class PodLifecycles:
 
     async def adopt(self) -> None:
         """Asks the runners what runs; call once, before the first `ensure`."""
-        for runner in self._runners.values():
+        for runner in self._runners:
             self._records.running |= await runner.running()
 
     def ensure(self, pod: state.PodState, sandbox: Sandbox) -> None:
@@ -105,7 +104,7 @@ class PodLifecycles:
         if life is not None:
             await life.stop(grace_s)
         orphans = self._records.orphans(uid)
-        await asyncio.gather(*(runner.stop(run, grace_s) for run in orphans for runner in self._runners.values()))
+        await asyncio.gather(*(runner.stop(run, grace_s) for run in orphans for runner in self._runners))
         self._records.running -= set(orphans)
 
     def forget(self, uid: str) -> None:
@@ -127,7 +126,7 @@ class PodLifecycles:
             life.pod, life.init, life.containers, life.events.kept, started_ms=life.started_ms, stopped=life.stopping
         )
 
-    def current_run(self, uid: str, container: str = "") -> ContainerRun:
+    def container_run(self, uid: str, container: str = "") -> ContainerRun:
         """The present run of a container (the first, when none is named), for exec.
 
         Raises:
@@ -136,12 +135,12 @@ class PodLifecycles:
         life = self._life(uid)
         return life.container_run(life.tracked(container))
 
-    def log_directories(self, uid: str, container: str = "") -> tuple[Path, Path | None]:
-        """Where the present run's log is, and the one's before; raises NotFound."""
+    def log_source(self, uid: str, container: str = "", *, previous: bool = False) -> LogSource:
+        """Where a container's log is (the first's, when none is named), and whether more may come; raises NotFound."""
         life = self._life(uid)
-        run = life.tracked(container).run_id(uid)
-        before = type(run)(uid, run.container, run.attempt - 1)
-        return self._records.directory(run), self._records.directory(before) if run.attempt else None
+        one = life.tracked(container)
+        directory = self._records.directory(one.run_id(uid)).parent
+        return LogSource(directory, previous, gone=lambda: life.is_over(one))
 
     def _life(self, uid: str) -> PodLife:
         life = self._lives.get(uid)
@@ -153,3 +152,14 @@ class PodLifecycles:
         """Lets go of all pods; their containers go on."""
         await asyncio.gather(*(life.abandon() for life in self._lives.values()))
         await asyncio.gather(*self._moves, return_exceptions=True)
+
+
+async def _execute(commands: ExecRunner | None, run: ContainerRun, argv: tuple[str, ...]) -> tuple[int, str]:
+    """A probe's command, to its end; raises PodwireError."""
+    if commands is None:
+        raise Unsupported(f"this agent cannot run {argv[0]!r} in container {run.id.container}")
+    output = b""
+    async with await commands.start(run, argv) as session:
+        async for piece in session.output():
+            output = (output + piece.data)[:OUTPUT_KEPT_BYTES]
+        return await session.wait(), output.decode(errors="replace")

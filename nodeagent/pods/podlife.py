@@ -99,6 +99,12 @@ class PodLife:
                 return one
         raise NotFound(f"pod {self.pod.namespace}/{self.pod.name} has no container {container!r}")
 
+    def is_over(self, one: Tracked) -> bool:
+        """Whether a container has ended and will not be run again."""
+        if one.phase != TERMINATED or one.end is None:
+            return self._task is not None and self._task.done() and one.phase != RUNNING
+        return self.stopping or not wants_restart(self.pod.restart_policy, one.end, init=one in self.init)
+
     def container_run(self, one: Tracked) -> ContainerRun:
         """The present run of a container, as its runner sees it."""
         records = self.means.records

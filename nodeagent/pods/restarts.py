@@ -42,7 +42,7 @@ def remaining(back_off: BackOff | None, ended_at: float, now: float) -> float:
     """How long to wait still before the next start; all times monotonic."""
     if back_off is None or ended_at - back_off.set_at > FORGET_S:
         return 0.0
-    return max(0.0, ended_at + back_off.pause_s - now)
+    return max(0.0, back_off.pause_s - (now - ended_at))
 
 
 def advance(back_off: BackOff | None, ended_at: float, now: float) -> BackOff:

@@ -126,11 +126,12 @@ async def test_hundreds_of_containers_cost_sockets(host: HostProcess, tmp_path: 
 async def test_life_cycle_over_a_real_host(host: HostProcess, pod: TestPod) -> None:
     """kill -9 of the host under a pod with restartPolicy Always: 137 in the report, one restart, serving within 2 s; probes see it."""
     lives = PodLifecycles(
-        {"hosted": host.runner, "process": host.runner},
-        SystemClock(),
-        SystemDisk(),
-        host.place / "state",
-        lambda _: None,
+        hosted=host.runner,
+        process=host.runner,
+        clock=SystemClock(),
+        disk=SystemDisk(),
+        state_dir=host.place / "state",
+        on_change=lambda _: None,
         run_dir=host.place / "run",
         node=lambda: NodeFacts("node-a"),
     )

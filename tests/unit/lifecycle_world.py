@@ -173,11 +173,12 @@ class World:
 
     def _lives(self) -> PodLifecycles:
         return PodLifecycles(
-            {"hosted": self.hosted, "process": self.process},
-            self.clock,
-            self.disk,
-            Path("/state"),
-            self.changes.append,
+            hosted=self.hosted,
+            process=self.process,
+            clock=self.clock,
+            disk=self.disk,
+            state_dir=Path("/state"),
+            on_change=self.changes.append,
             run_dir=Path("/run"),
             node=lambda: NodeFacts("node-a", ("192.0.2.1",)),
             checker=self.checker,

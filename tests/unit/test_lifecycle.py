@@ -88,6 +88,22 @@ async def test_restart_policy(policy: str, code: int, *, restarted: bool, phase:
     assert one.reason == ("" if restarted else "Error" if code else "Completed")
 
 
+async def test_log_source_says_when_nothing_more_comes() -> None:
+    """Not while it runs or will run again; yes when it has ended for good, or is stopped."""
+    world = World()
+    await world.ensure(pod(container("a"), container("b"), policy="ON_FAILURE"))
+    a, b = world.lives.log_source(UID), world.lives.log_source(UID, "b", previous=True)
+    assert (a.directory.name, b.directory.name, b.previous) == ("a", "b", True)
+    assert not a.gone()
+    world.hosted.finish("a", 0)
+    world.hosted.finish("b", 1)
+    await settle()
+    assert a.gone()
+    assert not b.gone()
+    await world.lives.stop(UID, 0)
+    assert b.gone()
+
+
 async def test_death_of_the_host_restarts_at_once_every_time() -> None:
     """It was not the container's fault: no pause, however often; the count goes up all the same."""
     world = World()
@@ -356,6 +372,6 @@ async def test_processes_go_to_their_runner_with_their_environment() -> None:
     assert run.argv == ("echo", "http://10.244.1.5:80/$(IP)/$(NONE)")
     assert (run.program, run.pod, run.hostname) == ("process", "default/web", "web")
     assert b"10.244.1.5\tweb\n" in (world.disk.read(run.files / "hosts") or b"")
-    assert world.lives.current_run(UID).id == run.id
+    assert world.lives.container_run(UID).id == run.id
     with pytest.raises(NotFound):
-        world.lives.current_run(UID, "nobody")
+        world.lives.container_run(UID, "nobody")
