@@ -72,7 +72,9 @@ class Events:
         del self.kept[:-EVENTS_KEPT]
 
 
-def phase(pod: Pod, init: Sequence[Tracked], containers: Sequence[Tracked], *, stopped: bool) -> state.PodPhase.ValueType:
+def phase(
+    pod: Pod, init: Sequence[Tracked], containers: Sequence[Tracked], *, stopped: bool
+) -> state.PodPhase.ValueType:
     """The pod's phase; `stopped` means that nothing will be started again."""
     failed_init = any(one.phase == TERMINATED and one.end and one.end.code for one in init)
     if any(one.phase != TERMINATED or (one.end and one.end.code) for one in init):
