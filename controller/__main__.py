@@ -40,8 +40,12 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--cluster-file", type=Path, help=f"the Cluster document as JSON (STATE/{CLUSTER_FILE})")
     parser.add_argument("--cluster", default="", help="refuse to start with another cluster's document")
     parser.add_argument("--socket", type=Path, help=f"Unix socket for users of this machine (STATE/{SOCKET})")
-    parser.add_argument("--listen", default=f"0.0.0.0:{SYNC_PORT}", metavar="HOST:PORT", help="users and nodes, mTLS")
-    parser.add_argument("--join-listen", default=f"0.0.0.0:{JOIN_PORT}", metavar="HOST:PORT", help="joining nodes, TLS")
+    parser.add_argument(
+        "--listen", default=f"0.0.0.0:{SYNC_PORT}", metavar="HOST:PORT", help="users and nodes, mTLS; empty: none"
+    )
+    parser.add_argument(
+        "--join-listen", default=f"0.0.0.0:{JOIN_PORT}", metavar="HOST:PORT", help="joining nodes, TLS; empty: none"
+    )
     parser.add_argument(
         "--node-timeout", type=float, default=DEFAULT_TIMEOUT_S, metavar="SECONDS", help="until NotReady"
     )
@@ -87,8 +91,8 @@ async def run(flags: argparse.Namespace) -> None:
         await controller.start()
         addresses = Addresses(
             socket=flags.socket or state / SOCKET,
-            listen=split_address(flags.listen),
-            join_listen=split_address(flags.join_listen),
+            listen=split_address(flags.listen) if flags.listen else None,
+            join_listen=split_address(flags.join_listen) if flags.join_listen else None,
         )
         listeners = Listeners(controller, ca, addresses, clock=clock, rng=rng)
         await listeners.start()

@@ -156,7 +156,8 @@ class Session:
         self._closing = asyncio.Event()
         self._reason = ""
         self._unacknowledged: list[int] = []
-        self._sent_at = 0.0
+        self._sent_at = 0.0  # when anything was said
+        self._told_at = 0.0  # when a change was
         self._revision = 0  # as the agent knows it once all messages have arrived
         self._cluster = b""
         self._config = state.NodeConfig()
@@ -250,14 +251,15 @@ class Session:
             self._listener.reported(self._node, hello.inventory)
         await self._send_snapshot()
         while True:
-            waited_s = self._clock.monotonic() - self._sent_at
-            if self._dirty and (self._has_room() or waited_s >= self._settings.ack_timeout_s):
+            now = self._clock.monotonic()
+            beat_due = self._sent_at + self._settings.heartbeat_s
+            delta_due = self._told_at + self._settings.ack_timeout_s if self._dirty else beat_due
+            if self._dirty and (self._has_room() or now >= delta_due):
                 await self._send_delta()
-            elif waited_s >= self._settings.heartbeat_s:
+            elif now >= beat_due:
                 await self._beat()
             else:
-                limit_s = self._settings.ack_timeout_s if self._dirty else self._settings.heartbeat_s
-                await event_within(self._clock, max(limit_s - waited_s, 0.001), self._wakeup)
+                await event_within(self._clock, min(beat_due, delta_due) - now, self._wakeup)
                 self._wakeup.clear()
 
     async def _refuse(self) -> None:
@@ -341,7 +343,7 @@ class Session:
 
     def _sent(self, revision: int, cluster: bytes, plan: NodePlan) -> None:
         self._revision, self._cluster, self._config, self._pods = revision, cluster, plan.config, plan.pods
-        self._sent_at = self._clock.monotonic()
+        self._sent_at = self._told_at = self._clock.monotonic()
         if not self._has_room():
             self._unacknowledged.clear()
         self._unacknowledged.append(revision)
