@@ -53,7 +53,7 @@ class NodeAgentServicer(api_grpc.NodeAgentServiceServicer):
 
     async def Exec(
         self, request_iterator: AsyncIterator[api.ExecRequest], context: Any
-    ) -> AsyncIterator[api.ExecResponse]:  # type: ignore[override]  # noqa: N802
+    ) -> AsyncIterator[api.ExecResponse]:  # type: ignore[override]
         """Runs one command; the caller's going away kills it."""
         first = await anext(request_iterator, None)
         if first is None or not first.HasField("start"):
