@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from nodeagent import facts
 from nodeagent.agent import NodeAgent
@@ -24,9 +25,11 @@ from nodeagent.kernel import netns
 from nodeagent.kernel.linux import LinuxKernel, Notifications
 from nodeagent.kernel.spawner import Spawner
 from nodeagent.pods.exec import ExecRunner
+from nodeagent.pods.files import Resolver, parse_resolv_conf
 from nodeagent.pods.hosted import HostedRunner
 from nodeagent.pods.lifecycle import PodLifecycles
 from nodeagent.pods.process import ProcessRunner
+from nodeagent.pods.runs import NodeFacts as PodNodeFacts
 from nodeagent.probing import Prober
 from nodeagent.report import NodeFacts, Reports
 from nodeagent.serve import NodeAgentServicer
@@ -43,6 +46,7 @@ from podwire.telemetry import logger, setup
 log = logger(__name__)
 
 STOP_WITHIN_S = 1.0
+RESOLV_CONF = Path("/etc/resolv.conf")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -66,7 +70,7 @@ async def run(settings: Settings) -> int:
     if not joining.done():
         joining.cancel()
         return 0
-    await Node(settings, joining.result(), enrolment, clock, rng, disk).run(stop)
+    await Node(settings, joining.result(), enrolment, clock=clock, rng=rng, disk=disk).run(stop)
     return 0
 
 
@@ -78,6 +82,7 @@ class Node:
         settings: Settings,
         member: Member,
         enrolment: Enrolment,
+        *,
         clock: SystemClock,
         rng: SystemRng,
         disk: SystemDisk,
@@ -108,7 +113,8 @@ class Node:
             clock=clock,
             disk=disk,
             state_dir=settings.state_dir,
-            node=member.node,
+            run_dir=settings.run_dir,
+            node=self._pod_facts,
             on_change=self._pod_changed,
             exec_runner=self.commands,
         )
@@ -143,6 +149,15 @@ class Node:
     def _compacted(self) -> list[Record]:
         return [snapshot_record(self.assembler.desired), *self.slots.records()]
 
+    def _pod_facts(self) -> PodNodeFacts:
+        """What pods may know of this node, as it is now."""
+        return PodNodeFacts(
+            name=self.member.node,
+            addresses=tuple(self.agent.underlay_addresses),
+            dns_domain=self.assembler.desired.cluster.dns_domain,
+            resolver=parse_resolv_conf(RESOLV_CONF.read_text()) if RESOLV_CONF.exists() else Resolver(()),
+        )
+
     def _pod_changed(self, uid: str) -> None:
         self.sync.note_changed([uid])
 
@@ -169,8 +184,7 @@ class Node:
         asyncio.get_running_loop().add_reader(hints.fileno(), self._hinted, hints)
         try:
             async with Supervisor(clock=self.clock, rng=self.rng) as tasks:
-                await self.lives.adopt()
-                tasks.keep("agent", self.agent.run)
+                tasks.keep("agent", self._live)
                 tasks.keep("sync", self.sync.run)
                 tasks.keep("certificate", lambda: self.enrolment.keep_renewed(self.member, presented.replace))
                 tasks.keep("ready", self._say_ready)
@@ -183,6 +197,11 @@ class Node:
             await self.lives.close()
             self.lanes.close()
             self.kernel.close()
+
+    async def _live(self) -> None:
+        """Finds the containers that run, then keeps the node right."""
+        await self.lives.adopt()
+        await self.agent.run()
 
     def _hinted(self, hints: Notifications) -> None:
         """The kernel says that somebody else changed something; what, the next reading tells."""

@@ -53,7 +53,7 @@ class NodeAgentServicer(api_grpc.NodeAgentServiceServicer):
 
     async def Exec(
         self, request_iterator: AsyncIterator[api.ExecRequest], context: Any
-    ) -> AsyncIterator[api.ExecResponse]:  # type: ignore[override]
+    ) -> AsyncIterator[api.ExecResponse]:
         """Runs one command; the caller's going away kills it."""
         first = await anext(request_iterator, None)
         if first is None or not first.HasField("start"):
@@ -70,13 +70,14 @@ class NodeAgentServicer(api_grpc.NodeAgentServiceServicer):
             typing = asyncio.ensure_future(_type(session, request_iterator))
             try:
                 async for piece in session.output():
-                    yield api.ExecResponse(**{piece.stream: piece.data})
+                    said = piece.data
+                    yield api.ExecResponse(stdout=said) if piece.stream == "stdout" else api.ExecResponse(stderr=said)
                 yield api.ExecResponse(exit=api.ExecExit(code=await session.wait()))
             finally:
                 typing.cancel()
                 await asyncio.gather(typing, return_exceptions=True)
 
-    async def Logs(self, request: api.LogsRequest, context: Any) -> AsyncIterator[api.LogsResponse]:  # type: ignore[override]  # noqa: N802
+    async def Logs(self, request: api.LogsRequest, context: Any) -> AsyncIterator[api.LogsResponse]:
         """Output of a container, as its life knows it."""
         query = LogQuery(
             tail_lines=request.tail_lines if request.tail_lines >= 0 else None,
@@ -87,7 +88,7 @@ class NodeAgentServicer(api_grpc.NodeAgentServiceServicer):
         async for data in read_log(source, query, clock=self._clock):
             yield api.LogsResponse(data=data)
 
-    async def Health(self, request: api.HealthRequest, context: Any) -> api.HealthResponse:  # noqa: N802
+    async def Health(self, request: api.HealthRequest, context: Any) -> api.HealthResponse:
         """Live is that this answers; ready is that the kernel agreed with the plan not long ago."""
         age = self._clock.monotonic() - self._agent.applied_at
         return api.HealthResponse(
@@ -98,12 +99,12 @@ class NodeAgentServicer(api_grpc.NodeAgentServiceServicer):
             degraded=self._agent.errors,
         )
 
-    async def Inspect(self, request: api.InspectRequest, context: Any) -> api.InspectResponse:  # noqa: N802
+    async def Inspect(self, request: api.InspectRequest, context: Any) -> api.InspectResponse:
         """What the last reading found."""
         reading = self._agent.reading
         return api.InspectResponse(facts=facts(reading, self._slots.owners) if reading else [])
 
-    async def Probe(self, request: api.ProbeRequest, context: Any) -> api.ProbeResponse:  # noqa: N802
+    async def Probe(self, request: api.ProbeRequest, context: Any) -> api.ProbeResponse:
         """Sends the probes, all at once."""
         if len(request.targets) > MAX_TARGETS:
             raise InvalidInput(
