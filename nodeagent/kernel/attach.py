@@ -14,7 +14,7 @@ import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from nodeagent.kernel import guard, netns, rtnl, wiring
+from nodeagent.kernel import guard, netns, rtnl, rtnl_read, wiring
 from nodeagent.kernel.base import Failure, PodLink, Sandbox
 from nodeagent.kernel.netlink import NetlinkSocket, Refusal
 from nodeagent.kernel.nft import NftSocket, SetId
@@ -64,25 +64,25 @@ def index_taken(socket: NetlinkSocket, index: int) -> bool:
 
 def read_inside(socket: NetlinkSocket) -> wiring.PodSide:
     """The inside of a sandbox."""
-    links = rtnl.read_links(socket)
+    links = rtnl_read.read_links(socket)
     eth0 = next((link for link in links if link.name == "eth0"), None)
     lo_up = any(link.index == 1 and link.up for link in links)
     if eth0 is None:
         return wiring.PodSide(None, lo_up, frozenset(), {}, frozenset())
     addresses = frozenset(
         address.interface
-        for address in rtnl.read_addresses(socket)
+        for address in rtnl_read.read_addresses(socket)
         if address.index == eth0.index and address.global_scope
     )
     gateways = frozenset(
         route.gateway
         for family in sorted({rtnl.family(address.ip) for address in addresses})
-        for route in rtnl.read_routes(socket, family, link=eth0.index)
+        for route in rtnl_read.read_routes(socket, family, link=eth0.index)
         if route.network is None and route.gateway is not None
     )
     neighbours = {
         entry.address: entry.mac
-        for entry in rtnl.read_neighbours(socket, link=eth0.index)
+        for entry in rtnl_read.read_neighbours(socket, link=eth0.index)
         if entry.address is not None and entry.state & rtnl.PERMANENT
     }
     return wiring.PodSide(eth0, lo_up, addresses, neighbours, gateways)
@@ -169,9 +169,9 @@ class Attacher:
             _raise_first(socket.request(messages), "mend", f"pod link {link.name}", ignore=(errno.EEXIST,))
         job.mended = read_inside(socket)
 
-    def _host_end(self, name: str) -> rtnl.Link | None:
+    def _host_end(self, name: str) -> rtnl_read.Link | None:
         index = index_of(self._node, name)
-        return rtnl.read_link(self._node, index) if index else None
+        return rtnl_read.read_link(self._node, index) if index else None
 
     def _known(self, jobs: Sequence[_Job], bridge: int) -> dict[str, wiring.NodeSide]:
         """The node's side of the pods that were there already; nothing is read when all are new."""
@@ -179,12 +179,12 @@ class Attacher:
         if not mended:
             return {}
         static: dict[int, set[str]] = {}
-        for entry in rtnl.read_bridge_entries(self._node, bridge):
+        for entry in rtnl_read.read_bridge_entries(self._node, bridge):
             if entry.state & rtnl.NO_ARP:
                 static.setdefault(entry.index, set()).add(entry.mac)
         neighbours = {
             entry.address: entry.mac
-            for entry in rtnl.read_neighbours(self._node, link=bridge)
+            for entry in rtnl_read.read_neighbours(self._node, link=bridge)
             if entry.address is not None and entry.state & rtnl.PERMANENT
         }
         found: dict[str, wiring.NodeSide] = {}

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import errno
 import os
-import select
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from nodeagent.kernel import guard, netns, node, probe, rtnl, sysctl
+from nodeagent.kernel import guard, netns, node, probe, rtnl, rtnl_read, sysctl
 from nodeagent.kernel.attach import Attacher, index_of, read_inside
 from nodeagent.kernel.base import (
     Failure,
@@ -25,18 +24,19 @@ from nodeagent.kernel.base import (
     PodLink,
     Sandbox,
 )
-from nodeagent.kernel.netlink import NETLINK_NETFILTER, NetlinkSocket, Refusal
+from nodeagent.kernel.netlink import NetlinkSocket, Refusal
 from nodeagent.kernel.nft import NftSocket, SetId, TableReading, run_commands
+from nodeagent.kernel.notify import Notifications
 from podwire.errors import KernelError
 from podwire.model.addresses import IPAddress, vtep_address
 from podwire.model.names import BRIDGE, NFT_TABLE, POD_LINK_PREFIX, VXLAN
 from podwire.seams import failpoint
 
+__all__ = ["LinuxKernel", "Notifications"]
+
 _T = TypeVar("_T")
 _PODS_AT_ONCE = 256  # a descriptor each; the usual soft limit is 1024
 _ROUNDS = 6  # of reading and repairing: each makes the prerequisites of the next
-_LINK_GROUP, _NEIGH_GROUP, _V4_ADDRESS_GROUP, _V4_ROUTE_GROUP, _V6_ADDRESS_GROUP, _V6_ROUTE_GROUP = 1, 3, 5, 7, 9, 11
-_NFT_GROUP = 7
 
 
 class LinuxKernel:
@@ -68,9 +68,9 @@ class LinuxKernel:
     # --- reading ------------------------------------------------------------------------------------------------------------------
 
     def underlay(self) -> tuple[str, tuple[IPAddress, ...], int]:
-        links = {link.index: link for link in rtnl.read_links(self._rtnl)}
+        links = {link.index: link for link in rtnl_read.read_links(self._rtnl)}
         addresses: dict[int, list[IPAddress]] = {}
-        for address in rtnl.read_addresses(self._rtnl):
+        for address in rtnl_read.read_addresses(self._rtnl):
             link = links.get(address.index)
             ours = link is None or link.name in {BRIDGE, VXLAN, "lo"} or node.is_host_end(link)
             if address.global_scope and not ours:
@@ -78,7 +78,7 @@ class LinuxKernel:
         defaults = [
             route
             for family in (rtnl.AF_INET, rtnl.AF_INET6)
-            for route in sorted(rtnl.read_routes(self._rtnl, family), key=lambda route: route.metric)
+            for route in sorted(rtnl_read.read_routes(self._rtnl, family), key=lambda route: route.metric)
             if route.network is None and route.index in addresses
         ]
         if defaults:
@@ -104,23 +104,23 @@ class LinuxKernel:
         return node.observed(network, self._read(network))
 
     def _read(self, network: NodeNetwork) -> node.Reading:
-        links = {link.name: link for link in rtnl.read_links(self._rtnl)}
+        links = {link.name: link for link in rtnl_read.read_links(self._rtnl)}
         bridge, vxlan = links.get(BRIDGE), links.get(VXLAN)
         families = sorted({rtnl.family(cidr) for cidr in (*network.pod_cidrs, *network.cluster_cidrs)})
         routes = [
             route
             for family in families
-            for route in (rtnl.read_routes(self._rtnl, family, link=vxlan.index) if vxlan else ())
+            for route in (rtnl_read.read_routes(self._rtnl, family, link=vxlan.index) if vxlan else ())
         ]
         tables, elements = self._read_nft()
         names = node.wanted_sysctls(network)
         return node.Reading(
             links=links,
-            addresses=tuple(rtnl.read_addresses(self._rtnl)),
+            addresses=tuple(rtnl_read.read_addresses(self._rtnl)),
             routes=tuple(routes),
-            neighbours=tuple(rtnl.read_neighbours(self._rtnl)),
-            ports=tuple(rtnl.read_bridge_entries(self._rtnl, bridge.index)) if bridge else (),
-            tunnels=tuple(rtnl.read_tunnel_entries(self._rtnl, vxlan.index)) if vxlan else (),
+            neighbours=tuple(rtnl_read.read_neighbours(self._rtnl)),
+            ports=tuple(rtnl_read.read_bridge_entries(self._rtnl, bridge.index)) if bridge else (),
+            tunnels=tuple(rtnl_read.read_tunnel_entries(self._rtnl, vxlan.index)) if vxlan else (),
             tables=tables,
             elements=elements,
             sysctls=self._inside(lambda: {name: sysctl.read(name) for name in names}),
@@ -251,7 +251,7 @@ class LinuxKernel:
         link = index_of(self._rtnl, VXLAN)
         if not link:
             return [None for _ in peers]
-        macs = {entry.address: entry.mac for entry in rtnl.read_neighbours(self._rtnl, link=link)}
+        macs = {entry.address: entry.mac for entry in rtnl_read.read_neighbours(self._rtnl, link=link)}
         plans: list[list[bytes]] = []
         for peer in peers:
             plan = [rtnl.delete_peer_route(link, cidr, vtep_address(cidr)) for cidr in sorted(peer.routes, key=str)]
@@ -295,7 +295,7 @@ class LinuxKernel:
         delete: dict[SetId, set[bytes]] = {}
         indices = [index_of(self._rtnl, name) for name in names]
         bridge = index_of(self._rtnl, BRIDGE)
-        entries = rtnl.read_bridge_entries(self._rtnl, bridge) if bridge else []
+        entries = rtnl_read.read_bridge_entries(self._rtnl, bridge) if bridge else []
         macs = {entry.mac for entry in entries if entry.index in indices and not entry.state & rtnl.PERMANENT}
         for target in (guard.PODS4, guard.PODS6, guard.TARGETS6):
             there = self._nft().elements(target) or set()
@@ -315,7 +315,7 @@ class LinuxKernel:
         plans: list[list[bytes]] = []
         for name in names:
             index = index_of(self._rtnl, name) if name.startswith(POD_LINK_PREFIX) else 0
-            found = rtnl.read_link(self._rtnl, index) if index else None
+            found = rtnl_read.read_link(self._rtnl, index) if index else None
             plans.append([rtnl.delete_link(index)] if found is not None and node.is_host_end(found) else [])
         failpoint("links.delete")
         return self._batches(plans, "delete link", names, ignore=(errno.ENODEV,))
@@ -336,9 +336,9 @@ class LinuxKernel:
             add[target], delete[target] = wanted - there, there - wanted
         self._nft().change(add, delete)
 
-    def _forget_neighbours(self, bridge: int, stale: Callable[[rtnl.Neighbour], bool]) -> None:
+    def _forget_neighbours(self, bridge: int, stale: Callable[[rtnl_read.Neighbour], bool]) -> None:
         """Permanent entries of pods that are gone would lead their addresses' next owners' packets nowhere."""
-        found = rtnl.read_neighbours(self._rtnl, link=bridge) if bridge else []
+        found = rtnl_read.read_neighbours(self._rtnl, link=bridge) if bridge else []
         self._rtnl.request(
             [
                 rtnl.delete_neighbour(bridge, entry.address)
@@ -351,54 +351,7 @@ class LinuxKernel:
 
     def notifications(self) -> Notifications:
         """Tells when to look; the caller closes it."""
-        route_groups = (
-            _LINK_GROUP,
-            _NEIGH_GROUP,
-            _V4_ADDRESS_GROUP,
-            _V4_ROUTE_GROUP,
-            _V6_ADDRESS_GROUP,
-            _V6_ROUTE_GROUP,
-        )
-        return self._inside(
-            lambda: Notifications(
-                NetlinkSocket(groups=route_groups),
-                NetlinkSocket(NETLINK_NETFILTER, groups=(_NFT_GROUP,)),
-                own_ports=lambda: {self._rtnl.port, *((self._nft_socket.port,) if self._nft_socket else ())},
-            )
-        )
+        return self._inside(lambda: Notifications(self._own_ports))
 
-
-class Notifications:
-    """One descriptor that becomes readable when something in the namespace changed. Events only say "look now"."""
-
-    def __init__(self, route: NetlinkSocket, nft: NetlinkSocket, own_ports: Callable[[], set[int]]) -> None:
-        self._route = route
-        self._nft = nft
-        self._own_ports = own_ports
-        self._poll = select.epoll()
-        for socket in (route, nft):
-            self._poll.register(socket.fileno(), select.EPOLLIN)
-
-    def fileno(self) -> int:
-        """For an event loop."""
-        return self._poll.fileno()
-
-    def drain(self) -> bool:
-        """Takes what has come; whether there was a change by others that is worth a look. Neighbour entries that are merely learnt or
-        refreshed are not: only their removal is.
-        """
-        own = self._own_ports()
-        worth = False
-        for socket in (self._route, self._nft):
-            pending = socket.receive_pending()
-            if pending is None:
-                worth = True
-                continue
-            worth = worth or any(port not in own and kind != rtnl.NEW_NEIGHBOUR for kind, port, _ in pending)
-        return worth
-
-    def close(self) -> None:
-        """Closes the sockets."""
-        self._poll.close()
-        self._route.close()
-        self._nft.close()
+    def _own_ports(self) -> set[int]:
+        return {self._rtnl.port, *((self._nft_socket.port,) if self._nft_socket else ())}

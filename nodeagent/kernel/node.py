@@ -12,7 +12,7 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from nodeagent.kernel import guard, rtnl
+from nodeagent.kernel import guard, rtnl, rtnl_read
 from nodeagent.kernel.base import NodeNetwork, Observed, ObservedPeer, ObservedPodLink
 from nodeagent.kernel.netlink import attributes
 from nodeagent.kernel.nft import SetId, TableReading
@@ -24,12 +24,12 @@ from podwire.model.names import BRIDGE, NFT_TABLE, POD_LINK_PREFIX, ROUTE_PROTOC
 class Reading:
     """What one look at the kernel found."""
 
-    links: Mapping[str, rtnl.Link]
-    addresses: tuple[rtnl.Address, ...]
-    routes: tuple[rtnl.Route, ...]
-    neighbours: tuple[rtnl.Neighbour, ...]
-    ports: tuple[rtnl.Neighbour, ...]  # forwarding entries of the bridge
-    tunnels: tuple[rtnl.Neighbour, ...]  # forwarding entries of the tunnel end
+    links: Mapping[str, rtnl_read.Link]
+    addresses: tuple[rtnl_read.Address, ...]
+    routes: tuple[rtnl_read.Route, ...]
+    neighbours: tuple[rtnl_read.Neighbour, ...]
+    ports: tuple[rtnl_read.Neighbour, ...]  # forwarding entries of the bridge
+    tunnels: tuple[rtnl_read.Neighbour, ...]  # forwarding entries of the tunnel end
     tables: Mapping[str, TableReading | None]  # by family
     elements: Mapping[SetId, frozenset[bytes]]  # of the sets that are there
     sysctls: Mapping[str, str | None]
@@ -164,7 +164,7 @@ def _vxlan(network: NodeNetwork, reading: Reading) -> Iterator[Repair]:
     yield from _addresses("vxlan", link, wanted, reading.addresses)
 
 
-def _link_basics(link: rtnl.Link, mac: str, mtu: int) -> Iterator[bytes]:
+def _link_basics(link: rtnl_read.Link, mac: str, mtu: int) -> Iterator[bytes]:
     if link.generates_addresses:
         yield rtnl.set_link(link.index, rtnl.NO_ADDRESS_GENERATION)
     if link.mac != mac:
@@ -173,7 +173,7 @@ def _link_basics(link: rtnl.Link, mac: str, mtu: int) -> Iterator[bytes]:
         yield rtnl.set_link(link.index, rtnl.mtu(mtu))
 
 
-def _vxlan_fits(link: rtnl.Link, network: NodeNetwork, lower: int) -> bool:
+def _vxlan_fits(link: rtnl_read.Link, network: NodeNetwork, lower: int) -> bool:
     """Whether the attributes that cannot be changed later are as asked."""
     if link.kind != "vxlan":
         return False
@@ -189,7 +189,7 @@ def _vxlan_fits(link: rtnl.Link, network: NodeNetwork, lower: int) -> bool:
 
 
 def _addresses(
-    what: str, link: rtnl.Link, wanted: Iterable[IPInterface], found: Iterable[rtnl.Address]
+    what: str, link: rtnl_read.Link, wanted: Iterable[IPInterface], found: Iterable[rtnl_read.Address]
 ) -> Iterator[Repair]:
     there = {address.interface for address in found if address.index == link.index and address.global_scope}
     asked = set(wanted)
@@ -269,7 +269,7 @@ def _pods(network: NodeNetwork, reading: Reading) -> Iterator[ObservedPodLink]:
         )
 
 
-def is_host_end(link: rtnl.Link) -> bool:
+def is_host_end(link: rtnl_read.Link) -> bool:
     """Whether a link is a pod's host end: by its alias, or by its group where a crash came before the alias."""
     return (
         link.kind == "veth"

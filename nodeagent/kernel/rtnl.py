@@ -1,31 +1,24 @@
-"""rtnetlink: requests for links, addresses, routes, neighbours and forwarding entries, and what dumps of them say.
+"""rtnetlink: requests for links, addresses, routes, neighbours and forwarding entries.
 
-In: names, addresses and indices. Out: messages for `netlink.NetlinkSocket`, and frozen values decoded from dumps. Numbers are the
+In: names, addresses and indices. Out: messages for `netlink.NetlinkSocket`; `rtnl_read.py` decodes what dumps say. Numbers are the
 kernel's (linux/if_link.h, rtnetlink.h, neighbour.h); flags of a request say whether it creates, replaces or must be the first.
 """
 
 from __future__ import annotations
 
-import errno
-import ipaddress
 import struct
-from dataclasses import dataclass
 
 from nodeagent.kernel.netlink import (
     CREATE,
     EXCL,
     REPLACE,
-    NetlinkSocket,
-    Refusal,
     attr,
     attr_string,
     attr_u8,
     attr_u32,
-    attributes,
     message,
     nested,
 )
-from podwire.errors import KernelError
 from podwire.model.addresses import IPAddress, IPInterface, IPNetwork
 from podwire.model.names import ROUTE_PROTOCOL
 
@@ -38,17 +31,15 @@ NEW_QDISC = 36
 
 IFF_UP = 1
 PERMANENT, NO_ARP = 0x80, 0x40
-_NTF_SELF, _NTF_MASTER = 0x02, 0x04
+NTF_SELF, _NTF_MASTER = 0x02, 0x04
 _IFA_F_NODAD, _IFA_F_PERMANENT = 0x02, 0x80
-_RT_TABLE_MAIN, _RTN_UNICAST, _RTNH_F_ONLINK = 254, 1, 4
+TABLE_MAIN, UNICAST, _RTNH_F_ONLINK = 254, 1, 4
 _PROTOCOL_STATIC = 4
-_SKIP_STATISTICS = 8  # RTEXT_FILTER_SKIP_STATS: half the size of a link dump
 
-_LINK = struct.Struct("=BxHiII")
-_ADDRESS = struct.Struct("=BBBBI")
-_ROUTE = struct.Struct("=BBBBBBBBI")
-_NEIGHBOUR = struct.Struct("=BxxxiHBB")
-_U32 = struct.Struct("=I")
+LINK = struct.Struct("=BxHiII")
+ADDRESS = struct.Struct("=BBBBI")
+ROUTE = struct.Struct("=BBBBBBBBI")
+NEIGHBOUR = struct.Struct("=BxxxiHBB")
 
 # IFLA_AF_SPEC / AF_INET6 / ADDR_GEN_MODE none: no link-local address, hence no flood of DAD and MLD to every port of the bridge.
 # It must reach the kernel before the link goes up: the flags of a message are applied before its address family part.
@@ -72,7 +63,7 @@ def family(address: IPAddress | IPNetwork) -> int:
 
 def link_header(index: int = 0, flags: int = 0, change: int = 0, link_family: int = 0) -> bytes:
     """struct ifinfomsg."""
-    return _LINK.pack(link_family, 0, index, flags, change)
+    return LINK.pack(link_family, 0, index, flags, change)
 
 
 # --- links ------------------------------------------------------------------------------------------------------------------------
@@ -195,25 +186,25 @@ def add_address(index: int, interface: IPInterface) -> bytes:
     """An address; IPv6 ones without duplicate address detection, as the allocator knows there is no other."""
     packed = interface.ip.packed
     flags = _IFA_F_NODAD if interface.version == 6 else 0
-    header = _ADDRESS.pack(family(interface.ip), interface.network.prefixlen, flags, 0, index)
+    header = ADDRESS.pack(family(interface.ip), interface.network.prefixlen, flags, 0, index)
     return message(NEW_ADDRESS, CREATE | EXCL, header, attr(2, packed), attr(1, packed))
 
 
 def delete_address(index: int, interface: IPInterface) -> bytes:
     """The reverse."""
-    header = _ADDRESS.pack(family(interface.ip), interface.network.prefixlen, 0, 0, index)
+    header = ADDRESS.pack(family(interface.ip), interface.network.prefixlen, 0, 0, index)
     return message(DELETE_ADDRESS, 0, header, attr(2, interface.ip.packed))
 
 
 def add_default_route(index: int, gateway: IPAddress) -> bytes:
     """A pod's way out."""
-    header = _ROUTE.pack(family(gateway), 0, 0, 0, _RT_TABLE_MAIN, _PROTOCOL_STATIC, 0, _RTN_UNICAST, 0)
+    header = ROUTE.pack(family(gateway), 0, 0, 0, TABLE_MAIN, _PROTOCOL_STATIC, 0, UNICAST, 0)
     return message(NEW_ROUTE, CREATE | EXCL, header, attr(5, gateway.packed), attr_u32(4, index))
 
 
 def _peer_route(verb: int, flags: int, index: int, network: IPNetwork, gateway: IPAddress) -> bytes:
-    header = _ROUTE.pack(
-        family(network), network.prefixlen, 0, 0, _RT_TABLE_MAIN, ROUTE_PROTOCOL, 0, _RTN_UNICAST, _RTNH_F_ONLINK
+    header = ROUTE.pack(
+        family(network), network.prefixlen, 0, 0, TABLE_MAIN, ROUTE_PROTOCOL, 0, UNICAST, _RTNH_F_ONLINK
     )
     attributes_ = attr(1, network.network_address.packed) + attr(5, gateway.packed) + attr_u32(4, index)
     return message(verb, flags, header, attributes_)
@@ -231,211 +222,36 @@ def delete_peer_route(index: int, network: IPNetwork, gateway: IPAddress) -> byt
 
 def set_neighbour(index: int, address: IPAddress, neighbour_mac: str) -> bytes:
     """A permanent neighbour entry, which also takes no room in the neighbour table that all namespaces share."""
-    header = _NEIGHBOUR.pack(family(address), index, PERMANENT, 0, 0)
+    header = NEIGHBOUR.pack(family(address), index, PERMANENT, 0, 0)
     body = attr(1, address.packed) + attr(2, mac_bytes(neighbour_mac))
     return message(NEW_NEIGHBOUR, CREATE | REPLACE, header, body)
 
 
 def delete_neighbour(index: int, address: IPAddress) -> bytes:
     """The reverse."""
-    return message(DELETE_NEIGHBOUR, 0, _NEIGHBOUR.pack(family(address), index, 0, 0, 0), attr(1, address.packed))
+    return message(DELETE_NEIGHBOUR, 0, NEIGHBOUR.pack(family(address), index, 0, 0, 0), attr(1, address.packed))
 
 
 def set_port_entry(port: int, entry_mac: str) -> bytes:
     """A static forwarding entry of a bridge: this MAC is behind this port and nowhere else."""
-    header = _NEIGHBOUR.pack(AF_BRIDGE, port, NO_ARP, _NTF_MASTER, 0)
+    header = NEIGHBOUR.pack(AF_BRIDGE, port, NO_ARP, _NTF_MASTER, 0)
     return message(NEW_NEIGHBOUR, CREATE | REPLACE, header, attr(2, mac_bytes(entry_mac)))
 
 
 def delete_port_entry(port: int, entry_mac: str) -> bytes:
     """The reverse."""
-    header = _NEIGHBOUR.pack(AF_BRIDGE, port, 0, _NTF_MASTER, 0)
+    header = NEIGHBOUR.pack(AF_BRIDGE, port, 0, _NTF_MASTER, 0)
     return message(DELETE_NEIGHBOUR, 0, header, attr(2, mac_bytes(entry_mac)))
 
 
 def set_tunnel_entry(index: int, entry_mac: str, remote: IPAddress) -> bytes:
     """A forwarding entry of a VXLAN device: this MAC is behind this node."""
-    header = _NEIGHBOUR.pack(AF_BRIDGE, index, PERMANENT, _NTF_SELF, 0)
+    header = NEIGHBOUR.pack(AF_BRIDGE, index, PERMANENT, NTF_SELF, 0)
     body = attr(2, mac_bytes(entry_mac)) + attr(1, remote.packed)
     return message(NEW_NEIGHBOUR, CREATE | REPLACE, header, body)
 
 
 def delete_tunnel_entry(index: int, entry_mac: str, remote: IPAddress) -> bytes:
     """The reverse."""
-    header = _NEIGHBOUR.pack(AF_BRIDGE, index, 0, _NTF_SELF, 0)
+    header = NEIGHBOUR.pack(AF_BRIDGE, index, 0, NTF_SELF, 0)
     return message(DELETE_NEIGHBOUR, 0, header, attr(2, mac_bytes(entry_mac)), attr(1, remote.packed))
-
-
-# --- readings ---------------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """A link as a dump shows it; `peer` is the index of a veth's other end, or of what a device lies on."""
-
-    index: int
-    name: str
-    up: bool
-    mac: str
-    mtu: int
-    master: int
-    group: int
-    alias: str
-    peer: int
-    kind: str
-    port_learning: bool  # of a bridge port
-    generates_addresses: bool
-    data: bytes  # IFLA_INFO_DATA, decoded where the kind matters
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """An address of a link."""
-
-    index: int
-    interface: IPInterface
-    global_scope: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """A unicast route of the main table."""
-
-    network: IPNetwork | None  # None: the default route
-    gateway: IPAddress | None
-    index: int
-    protocol: int
-    version: int
-    metric: int
-
-
-@dataclass(frozen=True, slots=True)
-class Neighbour:
-    """A neighbour entry (address → MAC) or, in a bridge or tunnel dump, a forwarding entry (MAC → port or remote address)."""
-
-    index: int
-    address: IPAddress | None
-    mac: str
-    state: int
-    own: bool  # an entry the device itself keeps (NTF_SELF)
-
-
-def read_links(socket: NetlinkSocket) -> list[Link]:
-    """All links of the socket's namespace."""
-    request = message(GET_LINK, 0, link_header(), attr_u32(29, _SKIP_STATISTICS))
-    return [_link(payload) for _, payload in socket.dump(request, "links")]
-
-
-def read_link(socket: NetlinkSocket, index: int) -> Link | None:
-    """One link, None when there is none of that index."""
-    answer = socket.ask(message(GET_LINK, 0, link_header(index), attr_u32(29, _SKIP_STATISTICS)))
-    return None if isinstance(answer, Refusal) else _link(answer[1])
-
-
-def _link(payload: bytes) -> Link:
-    _, _, index, flags, _ = _LINK.unpack_from(payload)
-    found = attributes(payload, 16)
-    info = attributes(found[18]) if 18 in found else {}
-    learning = True
-    if 5 in info and info.get(4) == b"bridge\0":
-        learning = attributes(info[5]).get(8, b"\1") != b"\0"
-    generates = False  # so it stays where there is no IPv6
-    if 26 in found:
-        inet6 = attributes(found[26]).get(AF_INET6)
-        if inet6 is not None:
-            generates = attributes(inet6).get(8, b"\0") != b"\1"
-    return Link(
-        index=index,
-        name=_string(found.get(3, b"")),
-        up=bool(flags & IFF_UP),
-        mac=mac_text(found.get(1, b"")),
-        mtu=_u32(found.get(4)),
-        master=_u32(found.get(10)),
-        group=_u32(found.get(27)),
-        alias=_string(found.get(20, b"")),
-        peer=_u32(found.get(5)),
-        kind=_string(info.get(1, b"")),
-        port_learning=learning,
-        generates_addresses=generates,
-        data=info.get(2, b""),
-    )
-
-
-def read_addresses(socket: NetlinkSocket) -> list[Address]:
-    """All addresses of the socket's namespace."""
-    found: list[Address] = []
-    for _, payload in socket.dump(message(GET_ADDRESS, 0, _ADDRESS.pack(0, 0, 0, 0, 0)), "addresses"):
-        address_family, prefix, _, scope, index = _ADDRESS.unpack_from(payload)
-        if address_family not in {AF_INET, AF_INET6}:
-            continue
-        parts = attributes(payload, 8)
-        packed = parts.get(2) or parts.get(1)
-        if packed is not None:
-            found.append(Address(index, _interface(packed, prefix), scope == 0))
-    return found
-
-
-def read_routes(socket: NetlinkSocket, route_family: int, *, protocol: int = 0, link: int = 0) -> list[Route]:
-    """Unicast routes of the main table, narrowed by the kernel to a protocol number or a link where given."""
-    header = _ROUTE.pack(route_family, 0, 0, 0, _RT_TABLE_MAIN, protocol, 0, _RTN_UNICAST, 0)
-    narrow = attr_u32(4, link) if link else b""
-    found: list[Route] = []
-    try:
-        dumped = socket.dump(message(GET_ROUTE, 0, header, narrow), "routes")
-    except KernelError as error:
-        if error.errno == errno.ENOENT:  # a namespace that never had a route has no table either
-            return []
-        raise
-    for _, payload in dumped:
-        _, prefix, _, _, table, number, _, kind, _ = _ROUTE.unpack_from(payload)
-        if table != _RT_TABLE_MAIN or kind != _RTN_UNICAST:
-            continue
-        parts = attributes(payload, 12)
-        network = None
-        if prefix:
-            size = 4 if route_family == AF_INET else 16
-            network = _interface(parts.get(1, bytes(size)), prefix).network
-        gateway = ipaddress.ip_address(parts[5]) if 5 in parts else None
-        version = 4 if route_family == AF_INET else 6
-        found.append(Route(network, gateway, _u32(parts.get(4)), number, version, _u32(parts.get(6))))
-    return found
-
-
-def read_neighbours(socket: NetlinkSocket, *, link: int = 0) -> list[Neighbour]:
-    """Neighbour entries of both families, of one link where given."""
-    request = message(GET_NEIGHBOUR, 0, _NEIGHBOUR.pack(0, 0, 0, 0, 0), attr_u32(8, link) if link else b"")
-    return [_neighbour(payload) for _, payload in socket.dump(request, "neighbours")]
-
-
-def read_bridge_entries(socket: NetlinkSocket, bridge: int) -> list[Neighbour]:
-    """Forwarding entries on the ports of a bridge."""
-    request = message(GET_NEIGHBOUR, 0, _NEIGHBOUR.pack(AF_BRIDGE, 0, 0, 0, 0), attr_u32(9, bridge))
-    return [_neighbour(payload) for _, payload in socket.dump(request, "bridge forwarding entries")]
-
-
-def read_tunnel_entries(socket: NetlinkSocket, link: int) -> list[Neighbour]:
-    """Forwarding entries of a VXLAN device."""
-    request = message(GET_NEIGHBOUR, 0, _NEIGHBOUR.pack(AF_BRIDGE, link, 0, 0, 0))
-    return [_neighbour(payload) for _, payload in socket.dump(request, "tunnel forwarding entries")]
-
-
-def _neighbour(payload: bytes) -> Neighbour:
-    _, index, state, flags, _ = _NEIGHBOUR.unpack_from(payload)
-    parts = attributes(payload, 12)
-    packed = parts.get(1)
-    address = ipaddress.ip_address(packed) if packed is not None and len(packed) in {4, 16} else None
-    return Neighbour(index, address, mac_text(parts.get(2, b"")), state, bool(flags & _NTF_SELF))
-
-
-def _interface(packed: bytes, prefix: int) -> IPInterface:
-    if len(packed) == 4:
-        return ipaddress.IPv4Interface((packed, prefix))
-    return ipaddress.IPv6Interface((packed, prefix))
-
-
-def _string(data: bytes) -> str:
-    return data.rstrip(b"\0").decode(errors="replace")
-
-
-def _u32(data: bytes | None) -> int:
-    return _U32.unpack(data)[0] if data is not None and len(data) == 4 else 0

@@ -11,7 +11,7 @@ import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from nodeagent.kernel import guard, rtnl
+from nodeagent.kernel import guard, rtnl, rtnl_read
 from nodeagent.kernel.base import PodLink
 from nodeagent.kernel.netlink import offsets
 from podwire.model.addresses import IPAddress, IPInterface
@@ -101,7 +101,7 @@ def port(link: PodLink, index: int, place: Place, known: NodeSide | None = None)
 class NodeSide:
     """A port that exists already, as read."""
 
-    link: rtnl.Link
+    link: rtnl_read.Link
     static_macs: frozenset[str]
     neighbours: dict[IPAddress, str]  # permanent ones on the bridge
 
@@ -110,14 +110,14 @@ class NodeSide:
 class PodSide:
     """The inside of a sandbox, as read."""
 
-    eth0: rtnl.Link | None
+    eth0: rtnl_read.Link | None
     lo_up: bool
     addresses: frozenset[IPInterface]
     neighbours: dict[IPAddress, str]  # permanent ones on eth0
     default_gateways: frozenset[IPAddress]
 
 
-def is_pair(eth0: rtnl.Link | None, host: rtnl.Link | None) -> bool:
+def is_pair(eth0: rtnl_read.Link | None, host: rtnl_read.Link | None) -> bool:
     """Whether the two are ends of one veth."""
     return (
         eth0 is not None
@@ -127,7 +127,7 @@ def is_pair(eth0: rtnl.Link | None, host: rtnl.Link | None) -> bool:
     )
 
 
-def mend_inside(link: PodLink, side: PodSide, eth0: rtnl.Link) -> list[bytes]:
+def mend_inside(link: PodLink, side: PodSide, eth0: rtnl_read.Link) -> list[bytes]:
     """What an eth0 lacks, apart from being up."""
     messages: list[bytes] = []
     if not side.lo_up:
@@ -148,7 +148,7 @@ def _misfits(found: IPInterface, wanted: IPInterface) -> bool:
     return found.ip == wanted.ip and found != wanted
 
 
-def mend_rise(link: PodLink, side: PodSide, eth0: rtnl.Link) -> list[bytes]:
+def mend_rise(link: PodLink, side: PodSide, eth0: rtnl_read.Link) -> list[bytes]:
     """What an eth0 lacks to reach others."""
     messages: list[bytes] = []
     if not eth0.up:

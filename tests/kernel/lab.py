@@ -232,12 +232,13 @@ def udp_arrives(
         receiver.settimeout(0.05)
         port = receiver.getsockname()[1]
         packet = forged_udp(forge, address, port) if forge else b"podwire"
-        for _ in range(max(1, int(seconds / 0.05))):
-            try:
+        clock = SystemClock()
+        deadline = clock.monotonic() + seconds
+        while clock.monotonic() < deadline:
+            with contextlib.suppress(OSError):  # no way there yet
                 sender.sendto(packet, (str(address), 0 if forge else port))
+            with contextlib.suppress(OSError):  # a timeout, or the answer to an earlier one that found no way
                 return ipaddress.ip_address(receiver.recvfrom(100)[1][0])
-            except OSError:  # not there yet, or a timeout
-                continue
     return None
 
 

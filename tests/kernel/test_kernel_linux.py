@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from nodeagent.kernel import rtnl
+from nodeagent.kernel import rtnl, rtnl_read
 from nodeagent.kernel.base import NodeNetwork, PodLink, Sandbox
 from nodeagent.kernel.linux import LinuxKernel
 from nodeagent.kernel.netlink import NETLINK_NETFILTER, NetlinkSocket
@@ -69,7 +69,7 @@ class RealWorld:
     def _holder(self, address: IPAddress) -> Namespace | None:
         for inside in self._inside.values():
             with inside.rtnetlink() as opened:
-                if any(found.interface.ip == address for found in rtnl.read_addresses(opened)):
+                if any(found.interface.ip == address for found in rtnl_read.read_addresses(opened)):
                     return inside
         return None
 
