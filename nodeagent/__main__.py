@@ -142,7 +142,7 @@ class Node:
             reporter=reports,
             clock=clock,
             rng=rng,
-            on_desired=lambda _desired: self.agent.wake(),
+            on_desired=lambda _desired: self.agent.planned(),
         )
         self.agent.on_report.append(self.sync)
 

@@ -115,7 +115,7 @@ class NodeAgent:
         self.pod_errors: dict[str, str] = {}
         self.errors: list[str] = []
         self.underlay_addresses: list[str] = []
-        self.applied: tuple[int, int] = (0, 0)
+        self._owes_ack = False
         self.applied_at = float("-inf")
         self.on_report: list[ReportSink] = []
 
@@ -123,6 +123,11 @@ class NodeAgent:
 
     def wake(self) -> None:
         """Something may be to do."""
+        self._wake.set()
+
+    def planned(self) -> None:
+        """The controller spoke, if only to say that nothing changed: do what it says, and acknowledge."""
+        self._owes_ack = True
         self._wake.set()
 
     def look(self) -> None:
@@ -349,11 +354,10 @@ class NodeAgent:
         touched = {uid for uid, _ in changed} | applied.wired
         if touched or self.drift.pending:
             self._tell(touched)
-        revision = (desired.epoch, desired.revision)
         if not applied.failed:
             self.applied_at = self._clock.monotonic()
-        if revision != self.applied or operations:
-            self.applied = revision
+        if self._owes_ack or operations:
+            self._owes_ack = False
             error = next(iter([*self.errors, *self.pod_errors.values()]), "")
             for sink in self.on_report:
                 sink.note_applied(desired.epoch, desired.revision, error)

@@ -87,7 +87,7 @@ class Assembler:
 
     def _start(self, begin: sync.Begin) -> None:
         now = self.desired
-        if begin.store_id == now.store_id and begin.epoch < now.epoch:
+        if begin.store_id == now.store_id != self._adopting and begin.epoch < now.epoch:
             raise Conflict(
                 f"a snapshot of epoch {begin.epoch} came after epoch {now.epoch}: an older controller speaks"
             )

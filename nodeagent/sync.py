@@ -104,6 +104,7 @@ class Synchroniser:
         self._assembler.restart()
         self._changed.clear()
         self._report_due = False
+        self._ack = None
         await transport.send(sync.SyncRequest(hello=self._reporter.hello()))
         receiver = asyncio.ensure_future(self._receive(transport))
         sender = asyncio.ensure_future(self._send(transport))

@@ -295,7 +295,7 @@ class World:
             reporter=reports,
             clock=self.clock,
             rng=self.rng,
-            on_desired=lambda _: agent.wake(),
+            on_desired=lambda _: agent.planned(),
         )
         agent.on_report.append(synchroniser)
         node.agent, node.assembler = agent, assembler

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nodeagent.kernel import rtnl
+from nodeagent.kernel import rtnl, rtnl_read
 from nodeagent.kernel.netlink import NetlinkSocket
 from podwire.errors import KernelError
 from podwire.model import names
@@ -78,7 +78,7 @@ def attach_node(*, cluster: str, node: str, link: str, fabric: int, bridge_index
 
 def _index(socket: NetlinkSocket, link: str) -> int:
     """Index of a link by name; 0 where there is none."""
-    return next((found.index for found in rtnl.read_links(socket) if found.name == link), 0)
+    return next((found.index for found in rtnl_read.read_links(socket) if found.name == link), 0)
 
 
 def _request(socket: NetlinkSocket, messages: Sequence[bytes], operation: str, obj: str) -> None:
