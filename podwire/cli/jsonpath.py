@@ -305,8 +305,8 @@ class _Parser:
 def _print(parts: Sequence[Part], value: Any, root: Any) -> Iterator[str]:
     for part in parts:
         match part:
-            case Literal(text):
-                yield str(text)
+            case Literal(value=literal):
+                yield str(literal)
             case Range(over, body):
                 for item in _walk(over.steps, root if over.from_root else value, root):
                     yield from _print(body, item, root)

@@ -6,7 +6,6 @@ a pure function of a document; the watch is opened at a revision, so that no cha
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -59,6 +58,8 @@ async def wait_for(
     client: ControlClient, targets: Sequence[Target], wish: Wish, *, namespace: str, timeout_s: float
 ) -> None:
     """Returns when the wish holds for every target; raises PodwireError that names the first one for which it does not."""
+    import asyncio
+
     done: set[str] = set()
     try:
         async with asyncio.timeout(timeout_s):
