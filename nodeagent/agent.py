@@ -228,7 +228,8 @@ class NodeAgent:
         wiring, making = self._threads.wiring, self._threads.making
         now = self._clock.monotonic()
         link, addresses, mtu = await wiring(self._kernel.underlay)
-        if (now_at := [str(address) for address in addresses]) != self.underlay_addresses:
+        now_at = [str(address) for address in addresses]
+        if self._reading is None or self._reading.underlay[2] != mtu or now_at != self.underlay_addresses:
             self.underlay_addresses = now_at
             self._tell(())
         network = node_network(desired.cluster, desired.node, link=link, underlay=addresses[0], underlay_mtu=mtu)
