@@ -140,7 +140,8 @@ async def test_errors_arrive_whole(site: Site, error: PodwireError) -> None:
 
 def test_the_table_has_every_error() -> None:
     """Each leaf of the tree has a status of its own, and each is tried above."""
-    assert set(CODES) == {PodwireError, *PodwireError.__subclasses__()}
+    tree = {error for error in PodwireError.__subclasses__() if error.__module__ == PodwireError.__module__}
+    assert set(CODES) == {PodwireError, *tree}
     assert len(set(CODES.values())) == len(CODES)
     assert {type(error) for error in ERRORS} == set(CODES)
 
