@@ -3,7 +3,6 @@
 In: requests of users whom the gate let through. Out: documents as JSON bytes, or a PodwireError that the gate turns into a status.
 Nothing is decided here.
 """
-# ruff: noqa: N802 - methods are named by the protocol
 
 from __future__ import annotations
 

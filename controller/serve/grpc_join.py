@@ -3,7 +3,6 @@
 In: a bootstrap token, a node's name and a certificate request. Out: a certificate for that name; what the token said of the node is
 remembered until its Node is made. Who may is decided by the token book.
 """
-# ruff: noqa: N802 - methods are named by the protocol
 
 from __future__ import annotations
 

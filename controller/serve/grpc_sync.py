@@ -3,7 +3,6 @@
 In: calls that the gate let through, so that the caller is a node by its certificate. Out: `Controller.session` over a `Transport`. The
 node is who the certificate says it is; no field of a message is asked.
 """
-# ruff: noqa: N802 - methods are named by the protocol
 
 from __future__ import annotations
 
