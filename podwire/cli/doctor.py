@@ -75,6 +75,8 @@ async def _driver_facts(app: App, name: str) -> Sequence[Fact]:
         return await driver_named(name, app.cluster).facts()
     except PodwireError as error:
         return [Fact(name, error.message, ok=False, fix=error.hint)]
+    except OSError as error:  # a file of the user's that this user may not read, for one
+        return [Fact(name, str(error), ok=False)]
 
 
 def _machine() -> list[Fact]:

@@ -1,6 +1,7 @@
 """`podwire exec`: a command in a pod's namespaces.
 
-In: a pod and a command. Out: its output as it comes, and its exit code as ours. With `-t` the terminal is raw while it runs and its size
+In: a pod and a command. Out: its output as it comes, and its exit code as ours: 127 where there is no such command, 126 where it may
+not run. With `-t` the terminal is raw while it runs and its size
 follows the window.
 """
 
@@ -39,14 +40,18 @@ def command(
 
     async def work(client: ControlClient) -> int:
         from podwire.api.v1.node_agent_pb2 import ExecStart
-        from podwire.cli.streams import raw_terminal, run, terminal_size
+        from podwire.cli.streams import NotStarted, raw_terminal, run, terminal_size
 
         start = ExecStart(
             namespace=namespace, pod=target.name, container=container, argv=argv, stdin=interactive, tty=tty
         )
         if tty:
             start.size.CopyFrom(terminal_size())
-        with raw_terminal(enabled=tty and interactive):
-            return await run(client, start, interactive=interactive, tty=tty)
+        try:
+            with raw_terminal(enabled=tty and interactive):
+                return await run(client, start, interactive=interactive, tty=tty)
+        except NotStarted as error:
+            app.renderer.error(error.message, error.hint)
+            return error.exit_code
 
     return app.run(work)

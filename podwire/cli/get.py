@@ -91,6 +91,8 @@ async def fetch(client: ControlClient, query: Query) -> Found:
                 field_selector=query.field_selector,
             )
             documents = answer.documents
+            if target.kind.resource == "events":
+                documents.sort(key=tables.event_time)
         if found and found[-1][0] == target.kind:
             found[-1][1].extend(documents)
         else:

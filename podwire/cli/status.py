@@ -49,12 +49,23 @@ def show(app: App, status: StatusResponse, states: dict[str, str] | None = None)
     app.renderer.line("")
     titles = ("NODE", "STATUS", "AGENT", "REVISION", "UNDERLAY", "POD-CIDR", "PODS", "MTU", "PRIVILEGES", "ZONE")
     app.renderer.table(Table(titles, tuple(_row(node, states, app.now) for node in status.nodes)))
-    degraded = [*status.degraded, *(f"node {node.name}: {text}" for node in status.nodes for text in node.degraded)]
+    degraded = [*status.degraded, *_degraded_nodes(status)]
     if degraded:
         app.renderer.line("")
         app.renderer.line("Degraded:")
         for text in degraded:
             app.renderer.line(f"  {text}")
+
+
+def _degraded_nodes(status: StatusResponse) -> list[str]:
+    """One line per sentence, with the nodes it is true of."""
+    nodes: dict[str, list[str]] = {}
+    for node in status.nodes:
+        for text in node.degraded:
+            nodes.setdefault(text, []).append(node.name)
+    return [
+        f"{'all nodes' if len(of) == len(status.nodes) > 1 else ', '.join(of)}: {text}" for text, of in nodes.items()
+    ]
 
 
 def document(status: StatusResponse, states: dict[str, str] | None = None) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import sys
 import termios
 import tty as terminal
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from typing import TYPE_CHECKING
 
 from podwire.api.v1.node_agent_pb2 import ExecRequest, ExecStart, TerminalSize
@@ -24,19 +24,28 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 32 * 1024
 
 
+class NotStarted(PodwireError):
+    """The command could not be started; `exit_code` is what a shell says then: 127 for what is not there, 126 for what may not run."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 async def run(client: ControlClient, start: ExecStart, *, interactive: bool, tty: bool) -> int:
-    """Starts a command, copies its output to ours, and returns its exit code. Raises PodwireError where it did not start."""
-    answers = client.exec(start, _Input(interactive=interactive, tty=tty).messages() if interactive or tty else None)
-    async for answer in answers:
-        match answer.WhichOneof("message"):
-            case "stdout":
-                _write(sys.stdout.fileno(), answer.stdout)
-            case "stderr":
-                _write(sys.stderr.fileno(), answer.stderr)
-            case "exit":
-                if answer.exit.error:
-                    raise PodwireError(f"{start.argv[0]!r} did not start in pod {start.pod}: {answer.exit.error}")
-                return answer.exit.code
+    """Starts a command, copies its output to ours, and returns its exit code. Raises NotStarted."""
+    typed = _Input(interactive=interactive, tty=tty).messages() if interactive or tty else None
+    async with aclosing(client.exec(start, typed)) as answers:
+        async for answer in answers:
+            match answer.WhichOneof("message"):
+                case "stdout":
+                    _write(sys.stdout.fileno(), answer.stdout)
+                case "stderr":
+                    _write(sys.stderr.fileno(), answer.stderr)
+                case "exit":
+                    if answer.exit.error:
+                        raise NotStarted(f"{answer.exit.error} (in pod {start.pod})", answer.exit.code)
+                    return answer.exit.code
     raise PodwireError(f"exec in pod {start.pod} ended without an exit code")
 
 

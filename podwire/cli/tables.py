@@ -164,7 +164,6 @@ _COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("VERSION", _at("status", "nodeInfo", "kubeletVersion")),
         Column("INTERNAL-IP", _node_addresses, wide=True),
         Column("POD-CIDR", _node_pod_cidrs, wide=True),
-        Column("KERNEL-VERSION", _at("status", "nodeInfo", "kernelVersion"), wide=True),
     ),
     "events": (
         Column("LAST SEEN", _event_seen),

@@ -33,6 +33,8 @@ BATCH = 2000  # probes in one call
 MATRIX_PODS = 24  # more do not fit on a screen: only what failed is listed then
 FAILURES_SHOWN = 20
 NODES_TESTED = 3
+REPORT_TIMEOUT_S = 15.0
+POLL_S = 0.05
 
 
 @click.group("test")
@@ -214,9 +216,12 @@ async def _remove(client: ControlClient, namespace: str) -> None:
 async def _verdicts(app: App, client: ControlClient, namespace: str, timeout_s: float) -> list[Verdict]:
     from podwire.cli.netchecks import checks, judge, unique_addresses
 
-    nodes = await _nodes(client)
-    with app.renderer.stage(f"Starting {len(nodes) + 1} pods on {len(nodes)} nodes"):
-        pods = await _start_pods(client, namespace, nodes, timeout_s)
+    places = [node.name for node in (await client.status()).nodes if node.ready][:NODES_TESTED]
+    if not places:
+        raise PodwireError("no node is ready", hint="see: podwire status")
+    with app.renderer.stage(f"Starting {len(places) + 1} pods on {len(places)} nodes"):
+        pods = await _start_pods(client, namespace, [places[0], *places], timeout_s)
+        nodes = await _nodes(app, client, places)
     planned = checks(namespace, pods, nodes)
     probes = [case.probe for check in planned for case in check.cases]
     with app.renderer.stage(f"Sending {len(probes)} probes"):
@@ -225,26 +230,29 @@ async def _verdicts(app: App, client: ControlClient, namespace: str, timeout_s: 
     return [unique_addresses(everything, nodes), *(judge(check, results) for check in planned)]
 
 
-async def _nodes(client: ControlClient) -> list[TestNode]:
+async def _nodes(app: App, client: ControlClient, names: Sequence[str]) -> list[TestNode]:
+    """These nodes, once their agents have reported the pod MTU."""
     from podwire.cli.netchecks import TestNode
 
-    ready = [node for node in (await client.status()).nodes if node.ready]
-    if not ready:
-        raise PodwireError("no node is ready", hint="see: podwire status")
-    return [
-        TestNode(node.name, tuple(node.underlay_addresses), tuple(node.pod_cidrs), node.pod_mtu)
-        for node in ready[:NODES_TESTED]
-    ]
+    deadline = app.clock.monotonic() + REPORT_TIMEOUT_S
+    while True:
+        nodes = [node for node in (await client.status()).nodes if node.name in names]
+        silent = [node.name for node in nodes if not node.pod_mtu]
+        if not silent:
+            return [
+                TestNode(node.name, tuple(node.underlay_addresses), tuple(node.pod_cidrs), node.pod_mtu)
+                for node in nodes
+            ]
+        if app.clock.monotonic() >= deadline:
+            raise PodwireError(f"node {silent[0]} does not report its pod MTU", hint="see: podwire status")
+        await app.clock.sleep(POLL_S)
 
 
-async def _start_pods(
-    client: ControlClient, namespace: str, nodes: Sequence[TestNode], timeout_s: float
-) -> list[TestPod]:
-    """Two pods on the first node, one on each other; two containers in each, so that localhost can be tried."""
+async def _start_pods(client: ControlClient, namespace: str, places: Sequence[str], timeout_s: float) -> list[TestPod]:
+    """A pod at each place; two containers in each, so that localhost can be tried."""
     from podwire.cli.netchecks import HTTP_PORT, IMAGE, SECOND_PORT, UDP_PORT, TestPod
     from podwire.cli.waiting import parse_wish, wait_for
 
-    places = [nodes[0], *nodes]
     containers = [
         {
             "name": "first",
@@ -260,7 +268,7 @@ async def _start_pods(
             "apiVersion": "v1",
             "kind": "Pod",
             "metadata": {"name": name, "namespace": namespace},
-            "spec": {"nodeName": node.name, "containers": containers, "terminationGracePeriodSeconds": 0},
+            "spec": {"nodeName": node, "containers": containers, "terminationGracePeriodSeconds": 0},
         }
         for name, node in zip(names, places, strict=True)
     ]
@@ -269,7 +277,7 @@ async def _start_pods(
     await wait_for(client, targets, parse_wish("condition=Ready"), namespace=namespace, timeout_s=timeout_s)
     found = {pod["metadata"]["name"]: pod for pod in (await client.list("pods", namespace=namespace)).documents}
     return [
-        TestPod(name, node.name, tuple(one["ip"] for one in found[name]["status"]["podIPs"]))
+        TestPod(name, node, tuple(one["ip"] for one in found[name]["status"]["podIPs"]))
         for name, node in zip(names, places, strict=True)
     ]
 

@@ -8,6 +8,7 @@ documents in the same file are applied once the cluster stands.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,6 +18,7 @@ from podwire.cli.app import App, driver_named, pass_app, read_stdin
 from podwire.errors import InvalidInput
 
 if TYPE_CHECKING:
+    from podwire.client import ControlClient
     from podwire.drivers.base import Driver
     from podwire.model.cluster import ClusterSpec
     from podwire.model.manifests import Manifest
@@ -102,6 +104,7 @@ async def _up(
 
     deadline = began + timeout_s
     async with app.client() as client:
+        await _forget_nodes(client, spec)
         with app.renderer.stage(f"Waiting until {len(spec.nodes)} nodes are ready"):
             await await_nodes(client, [node.name for node in spec.nodes], app.clock, deadline)
         with app.renderer.stage("Sending a probe across every pair of nodes"):
@@ -114,6 +117,18 @@ async def _up(
         app.renderer.note(f"Cluster {spec.name} is up ({driver.name} driver).\n")
         show(app, await client.status())
     _show_next(app, spec)
+
+
+async def _forget_nodes(client: ControlClient, spec: ClusterSpec) -> None:
+    """Deletes the Node objects of nodes that the driver has removed: only then are their addresses free again."""
+    from podwire.errors import NotFound
+
+    wanted = {node.name for node in spec.nodes}
+    for document in (await client.list("nodes")).documents:
+        name = document["metadata"]["name"]
+        if name not in wanted:
+            with suppress(NotFound):
+                await client.delete("nodes", name)
 
 
 def _load(file: str | None) -> list[Manifest]:

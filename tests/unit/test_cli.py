@@ -334,7 +334,7 @@ class TestTest:
         assert world.podwire("status") == 0
         out = capsys.readouterr().out
         assert "Cluster podwire: 1/2 nodes ready" in out
-        assert "node node-1: no br_netfilter" in out
+        assert "  node-1: no br_netfilter" in out
         assert world.podwire("status", "-o", "json") == 0
         assert [node["ready"] for node in json.loads(capsys.readouterr().out)["nodes"]] == [True, False]
 

@@ -61,13 +61,17 @@ class LocalDriver:
     async def _resize(self, spec: ClusterSpec, progress: Progress) -> None:
         self._remember_spec(spec)
         wanted = {node.name for node in spec.nodes}
-        existing = {node.name for node in await self.nodes()}
+        nodes = await self.nodes()
+        existing = {node.name for node in nodes}
         for name in sorted(existing - wanted):
             with progress(f"Removing node {name}"):
                 await self.delete_node(name)
         for name in sorted(wanted - existing):
             with progress(f"Starting node {name}"):
                 control.call(self._paths.control_socket, "add", name)
+        for name in sorted(node.name for node in nodes if node.state == "paused" and node.name in wanted):
+            with progress(f"Resuming node {name}"):
+                await self.resume_node(name)
 
     async def down(self, progress: Progress) -> None:
         if not self._paths.root.exists():
