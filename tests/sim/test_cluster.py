@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from world import World, simulate
+from tests.sim.world import World, simulate
 
 
 def test_pods_on_all_nodes_reach_each_other() -> None:
