@@ -162,7 +162,11 @@ class Node:
         self.sync.note_changed([uid])
 
     def _degraded(self) -> list[str]:
-        return ["the overlay is not authenticated: isolate the underlay"]
+        """What is weaker here than it could be, beyond what the controller says of the whole cluster."""
+        cluster = self.assembler.desired.cluster
+        return (
+            ["pod ports are not guarded: spec.network.guard is false"] if cluster.cluster and not cluster.guard else []
+        )
 
     async def run(self, stop: asyncio.Event) -> None:
         """Runs everything until told to stop; the node and its pods stay as they are."""
