@@ -229,9 +229,8 @@ class NodeAgent:
         now = self._clock.monotonic()
         link, addresses, mtu = await wiring(self._kernel.underlay)
         now_at = [str(address) for address in addresses]
-        if self._reading is None or self._reading.underlay[2] != mtu or now_at != self.underlay_addresses:
-            self.underlay_addresses = now_at
-            self._tell(())
+        news = self._reading is None or self._reading.underlay[2] != mtu or now_at != self.underlay_addresses
+        self.underlay_addresses = now_at
         network = node_network(desired.cluster, desired.node, link=link, underlay=addresses[0], underlay_mtu=mtu)
         observed = await wiring(self._kernel.observe, network)
         sandboxes = {sandbox.slot: sandbox for sandbox in await making(self._sandboxes.existing)}
@@ -245,6 +244,8 @@ class NodeAgent:
             ends = {end.slot: end for end in results if not isinstance(end, Failure)}
             ends_at = now
         self._reading = Reading((link, addresses[0], mtu), network, observed, sandboxes, ends, now, ends_at)
+        if news:
+            self._tell(())  # once the reading, which the report is made from, is there
         self._cleaning = {slot: since for slot, since in self._cleaning.items() if now - since < CLEANING_S}
         self._look_by = now + RESYNC_S
 
