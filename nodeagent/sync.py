@@ -115,7 +115,7 @@ class Synchroniser:
             sender.cancel()
             results = await asyncio.gather(receiver, sender, return_exceptions=True)
         for result in results:
-            if isinstance(result, Exception):
+            if isinstance(result, BaseException) and not isinstance(result, asyncio.CancelledError):
                 raise result
 
     async def _receive(self, transport: SyncTransport) -> None:

@@ -204,6 +204,7 @@ class World:
         self.fabric = FakeFabric()
         self.nodes: dict[str, SimNode] = {}
         self.cut: set[str] = set()
+        self.revived = 0
         self._sessions: set[asyncio.Task[None]] = set()
         for number, name in enumerate(self.names):
             kernel = FakeKernel(self.fabric, ipaddress.ip_address(f"172.31.0.{number + 2}"))
@@ -220,6 +221,7 @@ class World:
 
     async def _nodes_ready(self) -> bool:
         assert self.controller is not None
+        await self._revive()
         nodes, _ = await self.controller.registry.list("nodes")
         return sum(ready(node) for node in nodes) == len(self.names)
 
@@ -306,7 +308,11 @@ class World:
         node = self.nodes[name]
         for task in node.tasks:
             task.cancel()
-        await asyncio.gather(*node.tasks, return_exceptions=True)
+        if node.tasks:
+            await asyncio.wait(node.tasks)
+        for task in node.tasks:
+            if not task.cancelled():
+                task.exception()  # taken note of: a crash at a failpoint is one
         node.agent, node.assembler, node.tasks = None, None, []
 
     async def reboot(self, name: str) -> None:
@@ -366,7 +372,16 @@ class World:
                 self.start_agent(node.name)
         await self.until(self._agree, "store and kernels agree")
 
+    async def _revive(self) -> None:
+        """What the supervisor does: an agent whose tasks ended is started anew."""
+        for node in self.nodes.values():
+            if any(task.done() for task in node.tasks):
+                self.revived += 1
+                await self.crash_agent(node.name)
+                self.start_agent(node.name)
+
     async def _agree(self) -> bool:
+        await self._revive()
         pods = await self.pods()
         if any(not ready(pod) for pod in pods.values()):
             return False
