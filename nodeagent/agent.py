@@ -110,6 +110,7 @@ class NodeAgent:
         self._reading: Reading | None = None
         self._departures = Departures(lives.stop, clock, self.wake)
         self.drift = Drift(clock)
+        self._intents: list[Record] = []  # slots given to pods and not yet durable
         self._retry_s = RETRY_S
         self._cleaning: dict[str, float] = {}  # slots dropped, and when: the kernel takes a moment to follow
         self.pod_errors: dict[str, str] = {}
@@ -197,10 +198,11 @@ class NodeAgent:
         if was_read:
             await self._read(desired)
         self._departures.order(self._graces(desired))
-        view, fresh = self._view(desired)
+        view = self._view(desired)
         operations = diff(view)
-        if fresh or any(isinstance(operation, MakeSandbox) for operation in operations):
-            self._journal.append(fresh)  # intent before effect: a batch, one sync
+        if self._intents:
+            self._journal.append(self._intents)  # intent before effect: a batch, one sync
+            self._intents = []
             failpoint("agent.intent_durable")
         drifted = self.drift.found(operations, view.network, view.observed, self._pod_name) if was_read else []
         applied = await self._applier.apply(operations) if operations else Applied()
@@ -253,14 +255,15 @@ class NodeAgent:
         link, address, mtu = reading.underlay
         return node_network(desired.cluster, desired.node, link=link, underlay=address, underlay_mtu=mtu)
 
-    def _view(self, desired: Desired) -> tuple[View, list[Record]]:
+    def _view(self, desired: Desired) -> View:
         reading = self._reading
         assert reading is not None  # noqa: S101 - reconcile reads first
         network = reading.network
         sandboxes = tuple(reading.sandboxes.values())
         slots, fresh = self._slots.of((uid for uid in desired.pods if self._is_wanted(uid, desired)), sandboxes)
+        self._intents += fresh
         links = {uid: pod_link(network, desired.pods[uid], slot) for uid, slot in slots.items()}
-        view = View(
+        return View(
             network=network,
             pods=links,
             hostnames={uid: desired.pods[uid].hostname or desired.pods[uid].name for uid in links},
@@ -273,7 +276,6 @@ class NodeAgent:
             assumed=frozenset(reading.wired),
             cleaning=frozenset(self._cleaning),
         )
-        return view, fresh
 
     def _is_wanted(self, uid: str, desired: Desired) -> bool:
         """A pod that ends keeps its network until its containers are gone, but is not given one anew."""
