@@ -47,10 +47,10 @@ def docker_engine() -> Engine:
     return engine
 
 
-def held(spec: ClusterSpec, *, restricted: bool = False) -> Iterator[Cluster]:
+def held(spec: ClusterSpec, *, restricted: bool = False, local: bool = False) -> Iterator[Cluster]:
     """A cluster that is up between two steps of a session fixture."""
     with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
-        context = running(spec, restricted=restricted)
+        context = running(spec, restricted=restricted, local=local)
         cluster = runner.run(context.__aenter__())
         yield cluster
         runner.run(context.__aexit__(None, None, None))
@@ -73,6 +73,22 @@ def docker_cluster(request: pytest.FixtureRequest) -> Cluster:
     """Both, one after the other: a test that takes this runs twice."""
     cluster: Cluster = request.getfixturevalue(f"{request.param}_cluster")
     return cluster
+
+
+@pytest.fixture(scope="session")
+def local_cluster(own_state: Path) -> Iterator[Cluster]:
+    """Three nodes of the local driver."""
+    if os.geteuid() != 0:
+        pytest.skip("looks into nodes: needs root")
+    yield from held(cluster_spec("test-local"), local=True)
+
+
+@pytest.fixture(scope="session", params=["local", "docker"])
+def cluster(request: pytest.FixtureRequest) -> Cluster:
+    """One per driver: a test that takes this runs twice."""
+    name = "local_cluster" if request.param == "local" else "privileged_cluster"
+    made: Cluster = request.getfixturevalue(name)
+    return made
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 from compose import generate
 from podwire.client import ControlClient, connect
-from podwire.drivers.base import UpOptions
+from podwire.drivers.base import Driver, UpOptions
 from podwire.drivers.docker import DockerDriver
+from podwire.drivers.local.driver import LocalDriver
 from podwire.errors import PodwireError
 from podwire.model.cluster import API_VERSION, ClusterSpec, parse_cluster
 from podwire.seams import SystemClock
@@ -47,8 +48,8 @@ class Cluster:
     """A cluster that is up."""
 
     spec: ClusterSpec
-    driver: DockerDriver
-    restricted: bool
+    driver: Driver
+    restricted: bool = False
 
     @contextlib.asynccontextmanager
     async def client(self) -> AsyncIterator[ControlClient]:
@@ -66,14 +67,14 @@ class Cluster:
                 status = await client.status()
         except PodwireError:
             return False
-        ready = {node.name for node in status.nodes if node.ready}
+        ready = {node.name for node in status.nodes if node.ready and node.connected}
         return ready == {node.name for node in self.spec.nodes}
 
 
 @contextlib.asynccontextmanager
-async def running(spec: ClusterSpec, *, restricted: bool = False) -> AsyncIterator[Cluster]:
+async def running(spec: ClusterSpec, *, restricted: bool = False, local: bool = False) -> AsyncIterator[Cluster]:
     """A cluster that is up within the block."""
-    driver = DockerDriver(spec.name)
+    driver: Driver = LocalDriver(spec.name) if local else DockerDriver(spec.name)
     cluster = Cluster(spec, driver, restricted)
     try:
         await driver.up(spec, UpOptions(restricted=restricted), no_progress)
