@@ -16,11 +16,13 @@ from typing import Any
 
 from podwire.api.v1 import node_agent_pb2 as agent
 from podwire.api.v1.control_pb2 import PairProbe
+from podwire.model.addresses import gateway_address
 
 HTTP_PORT, UDP_PORT, SECOND_PORT = 8080, 8081, 8090
 IMAGE = "agnhost"
 # Bytes around an echo's payload: an IP header without options, and the ICMP header.
 ECHO_OVERHEAD = {4: 28, 6: 48}
+LOOPBACK = {4: "127.0.0.1", 6: "::1"}
 
 Expect = Callable[[agent.ProbeResult], str]
 """Judges a result: empty when it is as it must be, or what is wrong."""
@@ -171,16 +173,17 @@ class _Builder:
 
     def pod_to_node(self) -> Iterator[Case]:
         for pod in self.pods:
-            for address in self.nodes[pod.node].addresses:
+            for address in _reachable_at(self.nodes[pod.node]):
                 if _version(address) in {_version(own) for own in pod.addresses}:
                     probe = self._probe(pod, address, agent.PROBE_KIND_ICMP)
                     yield Case(f"{pod.name} to node {pod.node} ({address})", probe, reached)
 
     def localhost(self) -> Iterator[Case]:
         for pod in self.pods:
-            for port in (HTTP_PORT, SECOND_PORT):
-                probe = self._probe(pod, "127.0.0.1", agent.PROBE_KIND_TCP, port=port)
-                yield Case(f"{pod.name} to its own port {port}", probe, reached)
+            families = sorted({_version(own) for own in pod.addresses})
+            for version, port in itertools.product(families, (HTTP_PORT, SECOND_PORT)):
+                probe = self._probe(pod, LOOPBACK[version], agent.PROBE_KIND_TCP, port=port)
+                yield Case(f"{pod.name} to its own port {port} ({LOOPBACK[version]})", probe, reached)
 
     def mtu(self, extra: int, expect: Expect) -> Iterator[Case]:
         for source, target, _, address in self._pod_pairs():
@@ -220,6 +223,14 @@ class _Builder:
     def _id(self) -> str:
         self.count += 1
         return str(self.count)
+
+
+def _reachable_at(node: TestNode) -> list[str]:
+    """The node's addresses; in a family that its underlay does not have, the gateway of its pods."""
+    versions = {_version(address) for address in node.addresses}
+    cidrs = [ipaddress.ip_network(cidr) for cidr in node.pod_cidrs]
+    gateways = [str(gateway_address(cidr)) for cidr in cidrs if cidr.version not in versions]
+    return [*node.addresses, *gateways]
 
 
 def _version(address: str) -> int:

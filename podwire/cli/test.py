@@ -6,18 +6,15 @@ namespace of its own, and removes them whatever happens.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from podwire.cli import options
 from podwire.cli.app import App, pass_app
 from podwire.cli.output import Output, print_structured
-from podwire.cli.podstatus import summary
-from podwire.cli.render import matrix
 from podwire.cli.selection import Target
 from podwire.cli.tables import Table
 from podwire.errors import NotFound, PodwireError
@@ -27,11 +24,10 @@ if TYPE_CHECKING:
     from podwire.api.v1.control_pb2 import PairProbe
     from podwire.api.v1.node_agent_pb2 import ProbeResult
     from podwire.cli.netchecks import TestNode, TestPod, Verdict
+    from podwire.cli.pingall import Outcome
     from podwire.client import ControlClient
 
 BATCH = 2000  # probes in one call
-MATRIX_PODS = 24  # more do not fit on a screen: only what failed is listed then
-FAILURES_SHOWN = 20
 NODES_TESTED = 3
 REPORT_TIMEOUT_S = 15.0
 POLL_S = 0.05
@@ -58,19 +54,21 @@ def command() -> None:
 @options.output_option()
 @pass_app
 def pingall(app: App, *, namespace: str, selector: str, port: int | None, timeout: str, output: Output) -> int:
-    """Every pod to every pod; exit code 1 if one does not get through."""
+    """Every pod to every pod, over each address family; exit code 1 if one does not get through."""
     timeout_s = options.seconds(timeout)
 
     async def work(client: ControlClient) -> int:
+        from podwire.cli.pingall import Outcome, addresses, crossings, probe
+
         listed = await client.list("pods", namespace=namespace, label_selector=selector)
-        pods = [pod for pod in listed.documents if _address(pod)]
+        pods = [pod for pod in listed.documents if addresses(pod)]
         if len(pods) < 2:
             raise NotFound("there are not two running pods to try", hint="make some: podwire run a -- sleep 1000")
-        pairs = list(itertools.permutations(range(len(pods)), 2))
-        results = await _probe(client, [_pair(pods, pair, port) for pair in pairs], timeout_s)
-        failed = {pair for pair in pairs if not results[_id(pair)].ok}
-        _show_pingall(app, output, pods, pairs, results)
-        return 1 if failed else 0
+        tried = crossings(pods)
+        results = await _probe(client, [probe(pods, each, port) for each in tried if each.address], timeout_s)
+        outcome = Outcome(pods, tried, results)
+        _show_pingall(app, output, outcome)
+        return 0 if outcome.ok else 1
 
     return app.run(work)
 
@@ -96,40 +94,6 @@ def network(app: App, *, timeout: str, keep: bool, output: Output) -> int:
     return app.run(work)
 
 
-# --- pingall ------------------------------------------------------------------------------------------------------------------------
-
-
-def _address(pod: dict[str, Any]) -> str:
-    """The address to try; empty for a pod that has none of its own, or does not run."""
-    if (
-        pod["spec"].get("hostNetwork")
-        or summary(pod) == "Terminating"
-        or pod.get("status", {}).get("phase") != "Running"
-    ):
-        return ""
-    return str(pod["status"].get("podIP") or "")
-
-
-def _id(pair: tuple[int, int]) -> str:
-    return f"{pair[0]}-{pair[1]}"
-
-
-def _pair(pods: Sequence[dict[str, Any]], pair: tuple[int, int], port: int | None) -> PairProbe:
-    from podwire.api.v1 import node_agent_pb2 as agent
-    from podwire.api.v1.control_pb2 import PairProbe
-
-    source = pods[pair[0]]["metadata"]
-    kind = agent.PROBE_KIND_TCP if port else agent.PROBE_KIND_ICMP
-    return PairProbe(
-        id=_id(pair),
-        namespace=source["namespace"],
-        pod=source["name"],
-        address=_address(pods[pair[1]]),
-        port=port or 0,
-        kind=kind,
-    )
-
-
 async def _probe(client: ControlClient, probes: Sequence[PairProbe], timeout_s: float) -> dict[str, ProbeResult]:
     results: dict[str, ProbeResult] = {}
     for start in range(0, len(probes), BATCH):
@@ -138,53 +102,18 @@ async def _probe(client: ControlClient, probes: Sequence[PairProbe], timeout_s: 
     return results
 
 
-def _show_pingall(
-    app: App,
-    output: Output,
-    pods: Sequence[dict[str, Any]],
-    pairs: Sequence[tuple[int, int]],
-    results: dict[str, ProbeResult],
-) -> None:
-    names = _names(pods)
-    failed = [pair for pair in pairs if not results[_id(pair)].ok]
+def _show_pingall(app: App, output: Output, outcome: Outcome) -> None:
     if not output.tabular:
-        cells = [
-            {
-                "from": names[one],
-                "to": names[other],
-                "ok": result.ok,
-                "rttMs": round(result.rtt_ms, 3),
-                "error": result.error,
-            }
-            for one, other in pairs
-            for result in [results[_id((one, other))]]
-        ]
-        print_structured(app.renderer, output, {"kind": "PingAll", "ok": not failed, "pairs": cells})
+        print_structured(app.renderer, output, outcome.document())
         return
-    if len(pods) <= MATRIX_PODS:
-        places = {name: place for place, name in enumerate(names)}
-
-        def cell(source: str, target: str) -> str:
-            if source == target:
-                return "."
-            result = results[_id((places[source], places[target]))]
-            return "ok" if result.ok else f"FAIL ({result.error})"
-
-        app.renderer.table(matrix(names, cell))
+    table = outcome.table()
+    if table is not None:
+        app.renderer.table(table)
         app.renderer.line("")
     else:
-        for one, other in failed[:FAILURES_SHOWN]:
-            app.renderer.line(f"FAIL {names[one]} to {names[other]}: {results[_id((one, other))].error}")
-    app.renderer.line(f"{len(pairs) - len(failed)} of {len(pairs)} pairs reach each other.")
-
-
-def _names(pods: Sequence[dict[str, Any]]) -> list[str]:
-    """Short where all are of one namespace."""
-    spaces = {pod["metadata"]["namespace"] for pod in pods}
-    return [
-        pod["metadata"]["name"] if len(spaces) == 1 else f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"
-        for pod in pods
-    ]
+        for failure in outcome.failures():
+            app.renderer.line(failure)
+    app.renderer.line(outcome.sentence())
 
 
 # --- network ------------------------------------------------------------------------------------------------------------------------
