@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 15.0
 POLL_S = 0.01
-HOPELESS = 3  # ends of the controller before it ever answered
+HOPELESS = 3  # ends of the controller while it is waited for
 
 
 class LocalDriver:
@@ -53,9 +53,8 @@ class LocalDriver:
                 self._start(spec)
         else:
             await self._resize(spec, progress)
-        if strangers := [node for node in spec.nodes if not self._joined(node.name)]:
-            with progress("Introducing the nodes to the controller"):
-                await self._introduce(strangers)
+        with progress("Introducing the nodes to the controller"):
+            await self._introduce([node for node in spec.nodes if not self._joined(node.name)])
         return await self.endpoint()
 
     async def _resize(self, spec: ClusterSpec, progress: Progress) -> None:
@@ -196,7 +195,7 @@ class LocalDriver:
         return (self._paths.node(name) / "cert.pem").exists() or (self._paths.node(name) / "join.json").exists()
 
     async def _introduce(self, nodes: Sequence[NodeSpec]) -> None:
-        """Gives each node what it joins with; its agent waits for the file."""
+        """Returns when the controller answers and each of these nodes has what it joins with; its agent waits for the file."""
         members = json.loads(self._disk.read(self._paths.members_file) or b"{}")
         address = layout.controller_address(parse_cidr(members["underlay"], "underlay")).ip
         from podwire.client import connect  # noqa: PLC0415 - brings gRPC, once the supervisor has been spawned
@@ -217,16 +216,20 @@ class LocalDriver:
     async def _await_controller(self, client: ControlClient) -> None:
         """Returns when the controller answers; raises Unavailable with its last words when it does not come up."""
         deadline = self._clock.monotonic() + START_TIMEOUT_S
+        before = self._controller_ends()
         while True:
             try:
                 await client.status()
             except Unavailable:
-                ends = control.call(self._paths.control_socket, "controller")
-                if ends >= HOPELESS or self._clock.monotonic() >= deadline:
+                if self._controller_ends() - before >= HOPELESS or self._clock.monotonic() >= deadline:
                     raise self._controller_failed() from None
                 await self._clock.sleep(POLL_S)
             else:
                 return
+
+    def _controller_ends(self) -> int:
+        ends: int = control.call(self._paths.control_socket, "controller")
+        return ends
 
     def _controller_failed(self) -> Unavailable:
         log = self._paths.logs / "controller.log"
