@@ -29,7 +29,7 @@ Expect = Callable[[agent.ProbeResult], str]
 
 
 @dataclass(frozen=True, slots=True)
-class TestPod:
+class ProbedPod:
     """One of the pods made for the test."""
 
     name: str
@@ -38,7 +38,7 @@ class TestPod:
 
 
 @dataclass(frozen=True, slots=True)
-class TestNode:
+class ProbedNode:
     """A node with a pod of the test on it."""
 
     name: str
@@ -99,7 +99,7 @@ def seen_as(address: str) -> Expect:
     return expect
 
 
-def checks(namespace: str, pods: Sequence[TestPod], nodes: Sequence[TestNode]) -> list[Check]:
+def checks(namespace: str, pods: Sequence[ProbedPod], nodes: Sequence[ProbedNode]) -> list[Check]:
     """Every check that needs probes."""
     builder = _Builder(namespace, pods, {node.name: node for node in nodes})
     return [
@@ -125,7 +125,7 @@ def judge(check: Check, results: Mapping[str, agent.ProbeResult]) -> Verdict:
     return Verdict(check.name, not wrong and bool(check.cases), detail if check.cases else "nothing to try")
 
 
-def unique_addresses(pods: Sequence[dict[str, Any]], nodes: Sequence[TestNode]) -> Verdict:
+def unique_addresses(pods: Sequence[dict[str, Any]], nodes: Sequence[ProbedNode]) -> Verdict:
     """No address is two pods', and each is from its node's pod CIDR; of all pods in the cluster that have one."""
     cidrs = {node.name: [ipaddress.ip_network(cidr) for cidr in node.pod_cidrs] for node in nodes}
     owned = [
@@ -149,8 +149,8 @@ class _Builder:
     """Makes the probes; ids are numbers in order."""
 
     namespace: str
-    pods: Sequence[TestPod]
-    nodes: Mapping[str, TestNode]
+    pods: Sequence[ProbedPod]
+    nodes: Mapping[str, ProbedNode]
     count: int = 0
 
     def no_nat(self) -> Iterator[Case]:
@@ -192,7 +192,7 @@ class _Builder:
                 probe = self._probe(source, address, agent.PROBE_KIND_ICMP, size=size)
                 yield Case(f"{source.name} to {target.name} ({address}), {size} bytes", probe, expect)
 
-    def _pod_pairs(self) -> Iterator[tuple[TestPod, TestPod, str, str]]:
+    def _pod_pairs(self) -> Iterator[tuple[ProbedPod, ProbedPod, str, str]]:
         """Source, target, and an address of each, of one family."""
         for source, target in itertools.permutations(self.pods, 2):
             for own, address in itertools.product(source.addresses, target.addresses):
@@ -201,7 +201,7 @@ class _Builder:
 
     def _probe(
         self,
-        pod: TestPod,
+        pod: ProbedPod,
         address: str,
         kind: agent.ProbeKind.ValueType,
         *,
@@ -225,7 +225,7 @@ class _Builder:
         return str(self.count)
 
 
-def _reachable_at(node: TestNode) -> list[str]:
+def _reachable_at(node: ProbedNode) -> list[str]:
     """The node's addresses; in a family that its underlay does not have, the gateway of its pods."""
     versions = {_version(address) for address in node.addresses}
     cidrs = [ipaddress.ip_network(cidr) for cidr in node.pod_cidrs]

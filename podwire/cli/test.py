@@ -23,7 +23,7 @@ from podwire.model.kinds import kind_named
 if TYPE_CHECKING:
     from podwire.api.v1.control_pb2 import PairProbe
     from podwire.api.v1.node_agent_pb2 import ProbeResult
-    from podwire.cli.netchecks import TestNode, TestPod, Verdict
+    from podwire.cli.netchecks import ProbedNode, ProbedPod, Verdict
     from podwire.cli.pingall import Outcome
     from podwire.client import ControlClient
 
@@ -159,9 +159,9 @@ async def _verdicts(app: App, client: ControlClient, namespace: str, timeout_s: 
     return [unique_addresses(everything, nodes), *(judge(check, results) for check in planned)]
 
 
-async def _nodes(app: App, client: ControlClient, names: Sequence[str]) -> list[TestNode]:
+async def _nodes(app: App, client: ControlClient, names: Sequence[str]) -> list[ProbedNode]:
     """These nodes, once their agents have reported the pod MTU."""
-    from podwire.cli.netchecks import TestNode
+    from podwire.cli.netchecks import ProbedNode
 
     deadline = app.clock.monotonic() + REPORT_TIMEOUT_S
     while True:
@@ -169,7 +169,7 @@ async def _nodes(app: App, client: ControlClient, names: Sequence[str]) -> list[
         silent = [node.name for node in nodes if not node.pod_mtu]
         if not silent:
             return [
-                TestNode(node.name, tuple(node.underlay_addresses), tuple(node.pod_cidrs), node.pod_mtu)
+                ProbedNode(node.name, tuple(node.underlay_addresses), tuple(node.pod_cidrs), node.pod_mtu)
                 for node in nodes
             ]
         if app.clock.monotonic() >= deadline:
@@ -177,9 +177,11 @@ async def _nodes(app: App, client: ControlClient, names: Sequence[str]) -> list[
         await app.clock.sleep(POLL_S)
 
 
-async def _start_pods(client: ControlClient, namespace: str, places: Sequence[str], timeout_s: float) -> list[TestPod]:
+async def _start_pods(
+    client: ControlClient, namespace: str, places: Sequence[str], timeout_s: float
+) -> list[ProbedPod]:
     """A pod at each place; two containers in each, so that localhost can be tried."""
-    from podwire.cli.netchecks import HTTP_PORT, IMAGE, SECOND_PORT, UDP_PORT, TestPod
+    from podwire.cli.netchecks import HTTP_PORT, IMAGE, SECOND_PORT, UDP_PORT, ProbedPod
     from podwire.cli.waiting import parse_wish, wait_for
 
     containers = [
@@ -206,7 +208,7 @@ async def _start_pods(client: ControlClient, namespace: str, places: Sequence[st
     await wait_for(client, targets, parse_wish("condition=Ready"), namespace=namespace, timeout_s=timeout_s)
     found = {pod["metadata"]["name"]: pod for pod in (await client.list("pods", namespace=namespace)).documents}
     return [
-        TestPod(name, node, tuple(one["ip"] for one in found[name]["status"]["podIPs"]))
+        ProbedPod(name, node, tuple(one["ip"] for one in found[name]["status"]["podIPs"]))
         for name, node in zip(names, places, strict=True)
     ]
 

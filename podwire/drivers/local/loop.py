@@ -40,9 +40,14 @@ class Loop:
         """Calls the handler whenever the socket can be read or accepted from."""
         self._selector.register(source, selectors.EVENT_READ, handler)
 
-    def forget(self, source: socket.socket) -> None:
-        """The reverse."""
-        self._selector.unregister(source)
+    def close(self) -> None:
+        """Lets go of the descriptors, and of those it watched."""
+        signal.set_wakeup_fd(-1)
+        for key in list(self._selector.get_map().values()):
+            if isinstance(key.fileobj, socket.socket):
+                key.fileobj.close()
+        self._selector.close()
+        self._wakeup[1].close()
 
     def stop(self) -> None:
         """Makes `run` return after the handler that calls this."""
