@@ -1,7 +1,7 @@
 """Numbered packets between pods, and what became of them. Runs in a pod's namespace as `python3 -c SOURCE PORT RATE PEER…`.
 
 In: peers that run the same program. Out: JSON lines. Each sends every other datagrams that are numbered without a gap, and a TCP stream of
-numbers. "ready" is printed once every peer listens; after the line `stop` on standard input it says what it sent, after `report` what
+numbers. "ready" is printed once every peer listens; after the line `stop` on standard input it says what it sent (a second's worth at least), after `report` what
 arrived of each peer: how many different datagrams, the longest pause between two, how far the stream came unbroken. Ends with its input.
 Only the standard library: it also runs on a node's own Python.
 """
@@ -61,6 +61,7 @@ class Prober:
         self.peers = {address: Peer(address, self.connected(address)) for address in peers}
         self.streams: dict[int, Peer] = {}
         self.sending = True
+        self.stopping = False
         self.began = now()
 
     def connected(self, address: str) -> socket.socket:
@@ -95,11 +96,13 @@ class Prober:
                 say({"ready": True})
             if self.sending:
                 self.send()
+            if self.sending and self.stopping and all(peer.sent >= self.rate for peer in self.peers.values()):
+                self.sending = False
+                say(self.stopped())
 
     def command(self, line: str) -> bool:
         if line == "stop":
-            self.sending = False
-            say(self.stopped())
+            self.stopping = True
         elif line == "report":
             self.drain()
             say(self.report())
