@@ -14,7 +14,7 @@ import os
 import socket
 import struct
 import termios
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Literal, Self
 
@@ -53,7 +53,7 @@ class ExecSession:
         self._exit: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         asyncio.get_running_loop().add_reader(connection.fileno(), self._on_message)
 
-    async def output(self) -> AsyncIterator[Output]:
+    async def output(self) -> AsyncGenerator[Output, None]:
         """What the command writes, until it has ended and nothing is left. A background child may keep the pipe: it is not waited for."""
         while self._outputs:
             ended = self._exit.done()
@@ -153,10 +153,10 @@ class ExecSession:
 
 
 class ExecRunner:
-    """Starts commands beside containers of this node."""
+    """Starts commands beside containers of this node; without `processes`, beside hosted ones only."""
 
     def __init__(
-        self, spawner: Spawner, processes: ProcessRunner, *, clock: Clock, programs: NodePrograms | None = None
+        self, spawner: Spawner, processes: ProcessRunner | None, *, clock: Clock, programs: NodePrograms | None = None
     ) -> None:
         self._spawner = spawner
         self._processes = processes
@@ -178,7 +178,7 @@ class ExecRunner:
         """
         if not argv:
             raise InvalidInput("no command was given", field="argv", hint="name one after --")
-        record = self._processes.record(run.id) if run.program == "process" else None
+        record = self._processes.record(run.id) if self._processes and run.program == "process" else None
         if run.program == "process" and record is None:
             raise NotFound(f"container {run.id.container} does not run", hint="see its state with podwire describe pod")
         words = exec_request(

@@ -21,7 +21,7 @@ import msgspec
 from nodeagent.pods.base import ContainerRun, Exit, RunId
 from nodeagent.workload import wire
 from nodeagent.workload.catalog import STAND_IN, program
-from nodeagent.workload.commands import shell_in_pod
+from nodeagent.workload.commands import Shell
 from nodeagent.workload.containerlog import ContainerLog
 from nodeagent.workload.life import Ending, Life, Surroundings
 from nodeagent.workload.names import Names
@@ -40,7 +40,9 @@ class _Hosted:
 
 
 class Host:
-    """All runs of one node. `sockets_for` says where a run's sockets are made: in its pod, unless a test says otherwise."""
+    """All runs of one node. `shell_for` makes a run's shell; `sockets_for` says where its sockets are made: in its pod, unless a test
+    says otherwise.
+    """
 
     def __init__(
         self,
@@ -48,11 +50,13 @@ class Host:
         disk: Disk,
         sockets_for: Callable[[ContainerRun], Sockets] | None = None,
         *,
+        shell_for: Callable[[ContainerRun], Shell],
         descriptors: int,
     ) -> None:
         self._clock = clock
         self._disk = disk
         self._sockets_for = sockets_for or (lambda run: PodSockets(run.sandbox))
+        self._shell_for = shell_for
         self._descriptors = descriptors
         self._runs: dict[RunId, _Hosted] = {}
         self._listeners: set[asyncio.StreamWriter] = set()
@@ -124,7 +128,7 @@ class Host:
                 clock=self._clock,
                 write=log.write,
                 directory=run.directory,
-                shell=shell_in_pod(run),
+                shell=self._shell_for(run),
                 title=f"pod {run.pod or run.hostname}, container {run.id.container}, image {run.image or 'unknown'}",
                 ports=tuple((port.number, port.protocol) for port in run.ports),
             )

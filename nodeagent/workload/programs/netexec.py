@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from nodeagent.workload import web
 from nodeagent.workload.certificates import server_context
+from nodeagent.workload.commands import UPLOADS
 from nodeagent.workload.flags import Flags, Kind, duration, parse
 from nodeagent.workload.life import Life, peer_text
 from nodeagent.workload.programs import upload
@@ -219,7 +220,7 @@ class Netexec:
     async def _upload(self, request: Request) -> Response:
         self.life.log("GET /upload")
         try:
-            path = await asyncio.to_thread(upload.save, request, self.life.around.directory / "uploads")
+            path = await asyncio.to_thread(upload.save, request, self.life.around.directory / UPLOADS)
         except upload.UploadError as error:
             self.life.log(f"{error}: {error.__cause__}")
             return text(go_json({"error": str(error)}))
