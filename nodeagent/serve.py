@@ -7,6 +7,7 @@ delegated: commands to `pods.exec`, logs to `pods.logs`, probes to `probing`; he
 from __future__ import annotations
 
 import asyncio
+import errno
 import ipaddress
 from collections.abc import AsyncIterator
 from typing import Any
@@ -21,12 +22,13 @@ from nodeagent.probing import Prober, Source
 from nodeagent.slots import Slots
 from podwire.api.v1 import node_agent_pb2 as api
 from podwire.api.v1 import node_agent_pb2_grpc as api_grpc
-from podwire.errors import InvalidInput, NotFound, PodwireError
+from podwire.errors import InvalidInput, KernelError
 from podwire.model.addresses import gateway_address
 from podwire.seams import Clock
 
 FRESH_S = 15.0  # a sync older than this (three readings) means not ready
 MAX_TARGETS = 10_000
+NO_SUCH_COMMAND, CANNOT_RUN = 127, 126  # the exit codes a shell gives
 
 
 class NodeAgentServicer(api_grpc.NodeAgentServiceServicer):
@@ -63,8 +65,9 @@ class NodeAgentServicer(api_grpc.NodeAgentServiceServicer):
         try:
             run = self._lives.container_run(start.pod_uid, start.container)
             session = await self._commands.start(run, list(start.argv), stdin=start.stdin, tty=start.tty, size=size)
-        except PodwireError as error:
-            yield api.ExecResponse(exit=api.ExecExit(code=_start_failure(error), error=error.message))
+        except KernelError as error:
+            code = NO_SUCH_COMMAND if error.errno == errno.ENOENT else CANNOT_RUN
+            yield api.ExecResponse(exit=api.ExecExit(code=code, error=error.message))
             return
         async with session:
             typing = asyncio.ensure_future(_type(session, request_iterator))
@@ -131,8 +134,3 @@ async def _type(session: ExecSession, requests: AsyncIterator[api.ExecRequest]) 
                 await session.close_stdin()
             case "resize":
                 session.resize(request.resize.rows, request.resize.columns)
-
-
-def _start_failure(error: PodwireError) -> int:
-    """The exit code a shell gives: 127 for what is not there, 126 for what may not run."""
-    return 127 if isinstance(error, NotFound) or getattr(error, "errno", 0) == 2 else 126

@@ -40,6 +40,11 @@ class Relay:
             raise Conflict(
                 f"pod {namespace or 'default'}/{name} is not on a node yet", hint="podwire describe pod says why"
             )
+        if pod.node not in self._snapshot.nodes:
+            raise Conflict(
+                f"pod {namespace or 'default'}/{name} waits for node {pod.node}, which does not exist",
+                hint=f"make the node: podwire node add {pod.node}",
+            )
         return pod
 
     def _check_container(self, pod: Pod, container: str) -> None:

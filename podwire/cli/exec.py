@@ -1,8 +1,7 @@
 """`podwire exec`: a command in a pod's namespaces.
 
 In: a pod and a command. Out: its output as it comes, and its exit code as ours: 127 where there is no such command, 126 where it may
-not run. With `-t` the terminal is raw while it runs and its size
-follows the window.
+not run. With `-t` the terminal is raw while it runs and its size follows the window.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ async def run(client: ControlClient, start: ExecStart, *, interactive: bool, tty
                     _write(sys.stderr.fileno(), answer.stderr)
                 case "exit":
                     if answer.exit.error:
-                        raise NotStarted(f"{answer.exit.error} (in pod {start.pod})", answer.exit.code)
+                        raise NotStarted(f"pod {start.pod}: {answer.exit.error}", answer.exit.code)
                     return answer.exit.code
     raise PodwireError(f"exec in pod {start.pod} ended without an exit code")
 
