@@ -18,6 +18,8 @@ import yaml
 from podwire.errors import InvalidInput
 
 STDIN = "-"
+MAX_DEPTH = 100
+MAX_NODES = 1_000_000
 SUFFIXES = (".yaml", ".yml", ".json")
 
 # The C loader is about eight times as fast; libyaml is in every wheel, and the Python one says the same where it is not.
@@ -92,6 +94,7 @@ _ManifestLoader = _build_loader()
 def parse_manifests(text: str, source: str) -> list[Manifest]:
     """All documents of one file; JSON is YAML. Raises InvalidInput with file, line and column."""
     try:
+        _refuse_bombs(text, source)
         found = list(_documents(text, source))
     except yaml.YAMLError as error:
         raise _not_yaml(error, source) from error
@@ -110,6 +113,38 @@ def dump_yaml(value: Any) -> str:
         value, Dumper=_Dumper, sort_keys=False, default_flow_style=False, allow_unicode=True, width=120
     )
     return text
+
+
+def _refuse_bombs(text: str, source: str) -> None:
+    """Raises InvalidInput for text that would break its reader: libyaml's composer recurses in C until the stack ends, and aliases of
+    aliases are small here and vast once written out.
+    """
+    sizes: dict[str, int] = {}  # of what an alias may stand for
+    open_nodes: list[tuple[str | None, int]] = []  # anchor, and the size of what was written before it in its parent
+    size = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        match event:
+            case yaml.CollectionStartEvent():
+                open_nodes.append((event.anchor, size))
+                size = 1
+            case yaml.CollectionEndEvent():
+                anchor, before = open_nodes.pop()
+                sizes[anchor or ""] = size
+                size += before
+            case yaml.AliasEvent():
+                size += sizes.get(event.anchor or "", 1)
+            case yaml.ScalarEvent():
+                size += 1
+            case yaml.DocumentEndEvent():
+                size = 0
+        if len(open_nodes) > MAX_DEPTH or size > MAX_NODES:
+            fault = (
+                f"more than {MAX_DEPTH} levels deep"
+                if len(open_nodes) > MAX_DEPTH
+                else f"larger than {MAX_NODES} values"
+            )
+            line = event.start_mark.line + 1 if event.start_mark else 1
+            raise InvalidInput(f"{source}:{line}: a document is {fault}, which no manifest is")
 
 
 def _documents(text: str, source: str) -> Iterator[Manifest]:
