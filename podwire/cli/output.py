@@ -16,7 +16,6 @@ from podwire.cli.render import Renderer
 from podwire.cli.tables import Table, table
 from podwire.errors import InvalidInput
 from podwire.model.kinds import Kind
-from podwire.model.manifests import dump_yaml
 
 FORMS = ("table", "wide", "json", "yaml", "name", "jsonpath=TEMPLATE", "custom-columns=TITLE:PATH,…")
 
@@ -64,6 +63,8 @@ def print_structured(renderer: Renderer, output: Output, value: dict[str, Any], 
         case "json":
             renderer.line(to_json(value))
         case "yaml":
+            from podwire.model.manifests import dump_yaml
+
             renderer.raw(dump_yaml(value))
         case "jsonpath":
             text = jsonpath.render(output.template, value)

@@ -37,7 +37,7 @@ def test_help_imports_nothing_heavy() -> None:
     """`--help` takes a tenth of a second because gRPC, rich, YAML and asyncio are not imported for it."""
     code = (
         "import sys; from podwire.cli.main import run; run(['--help']); run(['get', '--help']);"
-        "print([m for m in ('grpc', 'rich', 'asyncio', 'docker', 'msgspec', 'cryptography') if m in sys.modules], file=sys.stderr)"
+        "print([m for m in ('grpc', 'rich', 'yaml', 'asyncio', 'docker', 'msgspec', 'cryptography') if m in sys.modules], file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr.strip() == "[]"
