@@ -256,7 +256,7 @@ class TestRun:
     def test_exec_that_cannot_start_has_the_shells_code(self, world: World, capsys: Capture) -> None:
         world.exec_answers = [agent.ExecResponse(exit=agent.ExecExit(code=127, error="no such file"))]
         assert world.podwire("exec", "web", "--", "nosuch") == 127
-        assert capsys.readouterr().err.startswith("error: no such file")
+        assert capsys.readouterr().err == "error: pod web: no such file\n"
 
     def test_logs_are_bytes(self, world: World, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
         world.log = [b"one\n", b"\xff\n"]
