@@ -56,10 +56,10 @@ _IGNORED = ("__pycache__", "*.pyc", "*.[cho]", "cli", "drivers")
 def ensure(engine: Engine, say: Say) -> str:
     """The image's name, built first where it is missing or an input changed."""
     _ensure_generated(say)
+    if there := current(engine):
+        return there
     wanted = input_hash()
     name = f"{REPOSITORY}:{wanted}"
-    if engine.image_label(name, LABEL) == wanted:
-        return name
     base = base_image.ensure(engine, say)
     say("building the podwire image")
     context = _stage(say)
@@ -75,6 +75,13 @@ def ensure(engine: Engine, say: Say) -> str:
     )
     _drop_superseded(engine, name)
     return name
+
+
+def current(engine: Engine) -> str:
+    """The image's name where `ensure` would have nothing to do; else empty."""
+    wanted = input_hash()
+    name = f"{REPOSITORY}:{wanted}"
+    return name if engine.image_label(name, LABEL) == wanted else ""
 
 
 def _drop_superseded(engine: Engine, name: str) -> None:

@@ -52,7 +52,11 @@ FIXED_FIELDS = (
     help="How nodes are made. [default: docker where an engine answers]",
 )
 @click.option("--plugin", metavar="NAME", help="Network plugin. [default: bridge]")
-@click.option("--restricted", is_flag=True, help="Node containers get single capabilities instead of all privileges.")
+@click.option(
+    "--restricted/--privileged",
+    default=None,
+    help="Node containers get two capabilities instead of all privileges. [default: as before, else what the engine grants]",
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be made, and make nothing.")
 @options.timeout_option("120s", "Give up after this long.")
 @pass_app
@@ -63,7 +67,7 @@ def command(
     nodes: int | None,
     driver_name: str | None,
     plugin: str | None,
-    restricted: bool,
+    restricted: bool | None,
     dry_run: bool,
     timeout: str,
 ) -> None:
@@ -85,7 +89,7 @@ async def _up(
     manifests: Sequence[Manifest],
     driver_name: str | None,
     *,
-    restricted: bool,
+    restricted: bool | None,
     dry_run: bool,
     timeout_s: float,
 ) -> None:
@@ -94,6 +98,10 @@ async def _up(
 
     began = app.clock.monotonic()
     driver = await _choose_driver(app, driver_name)
+    if restricted is not None and driver.name != "docker":
+        raise click.UsageError(
+            f"--restricted and --privileged are about node containers; the {driver.name} driver has none"
+        )
     if dry_run:
         _show_plan(app, spec, driver)
         return

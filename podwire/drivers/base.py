@@ -36,7 +36,7 @@ class Endpoint:
 class UpOptions:
     """What `up` was asked beside the document."""
 
-    restricted: bool = False
+    restricted: bool | None = None  # None: as the cluster was made, else privileged where the engine grants it
     timeout_s: float = 120.0
 
 

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from compose import generate
 from compose.engine import Engine
 from podwire.drivers.base import DriverNode
+from podwire.drivers.docker import privileges
 from podwire.errors import NotFound, Unavailable
 from podwire.model.addresses import IPNetwork
 
@@ -88,16 +89,24 @@ class Containers:
         return f"{self._client.info().get('ID', '')}/{self.engine.version}"
 
     def refusal(self, image: str) -> str:
-        """Why the engine does not run privileged containers; empty when it does. Found out by running one."""
+        """Why the engine does not run privileged containers; empty when it does. Found out by starting one."""
         import docker.errors  # noqa: PLC0415 - see above
 
+        container = None
         try:
-            self._client.containers.run(
-                image, entrypoint=["true"], command=[], privileged=True, network_mode="none", remove=True
+            container = self._client.containers.create(
+                image, entrypoint=["true"], command=[], privileged=True, network_mode="none"
             )
+            container.start()
         except docker.errors.APIError as error:
-            reason = str(error.explanation).rpartition("container process: ")[2].removesuffix(": unknown")
-            return f"Docker Engine {self.engine.version} refuses privileged containers: {reason}"
+            said = str(error.explanation or error)
+            forbidden = error.is_client_error() and not isinstance(error, docker.errors.NotFound)
+            if not forbidden and "OCI runtime" not in said:
+                raise  # a full disk, for one, says nothing about privileges
+            return privileges.refusal(self.engine.version, said)
+        finally:
+            if container is not None:
+                container.remove(force=True)
         return ""
 
     def _filter(self, role: str = "") -> dict[str, list[str]]:

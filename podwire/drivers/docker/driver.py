@@ -27,6 +27,7 @@ from compose.engine import Engine
 from podwire.client import connect
 from podwire.drivers import hostnet
 from podwire.drivers.base import DriverNode, Endpoint, Fact, Progress, UpOptions, state_directory, state_home
+from podwire.drivers.docker import privileges
 from podwire.drivers.docker.containers import (
     Containers,
     driver_node,
@@ -45,7 +46,6 @@ from podwire.model.cluster import ClusterSpec, NodeSpec, parse_cluster
 from podwire.seams import Disk, SystemDisk
 
 TUN = "/dev/net/tun"
-PRIVILEGED, RESTRICTED = "privileged", "restricted"
 STOP_TIMEOUT_S = 2
 # In the container, because an exec per look would cost more than the look.
 _WAIT = f"until test -e {generate.READY}; do sleep 0.02; done"
@@ -165,7 +165,7 @@ class DockerDriver:
         with sdk_errors():
             subnets = self._subnets(spec)
             name = image.ensure(self._here.engine, say)
-            mode, why = self._privileges(name, restricted=options.restricted)
+            mode, why = privileges.decide(options.restricted, self._record(), lambda: self._refusal(name))
         self._remember(
             document=spec.document(),
             image=name,
@@ -180,7 +180,7 @@ class DockerDriver:
         options = generate.Options(
             image=record["image"],
             subnets=tuple(ipaddress.ip_network(subnet) for subnet in record["subnets"]),
-            privileged=record["privileges"] == PRIVILEGED,
+            privileged=record["privileges"] == privileges.PRIVILEGED,
             devices=(TUN,) if Path(TUN).exists() else (),
         )
         document = json.dumps(generate.compose_document(spec, options), indent=1)
@@ -307,11 +307,9 @@ class DockerDriver:
             Fact("docker engine", f"{engine.version} at {engine.host}", ok=True),
             Fact("compose", " ".join(engine.compose), ok=True),
         ]
-        record = self._record()
-        if record:
-            value = record["privileges"] + (f" ({record['why']})" if record["why"] else "")
-            facts.append(Fact("node privileges", value, ok=True))
-        return facts
+        with sdk_errors():
+            known = self._verdicts.known(self._here.engine_identity())
+        return [*facts, privileges.fact(self._record(), known), _image_fact(engine)]
 
     # What is there.
 
@@ -336,17 +334,12 @@ class DockerDriver:
             )
         return asked or own or (hostnet.free_subnet(spec, [*others, *(each.network for each in host)]),)
 
-    def _privileges(self, name: str, *, restricted: bool) -> tuple[str, str]:
-        """How nodes may run, and why not privileged: asked of each engine once."""
-        if restricted:
-            return RESTRICTED, "asked for with --restricted"
-        engine = self._here.engine_identity()
-        known = state_home() / "engines.json"
-        verdicts: dict[str, str] = json.loads(self._disk.read(known) or b"{}")
-        if engine not in verdicts:
-            verdicts[engine] = self._here.refusal(name)
-            self._disk.replace(known, json.dumps(verdicts).encode())
-        return (RESTRICTED, verdicts[engine]) if verdicts[engine] else (PRIVILEGED, "")
+    def _refusal(self, name: str) -> str:
+        return self._verdicts.of(self._here.engine_identity(), lambda: self._here.refusal(name))
+
+    @property
+    def _verdicts(self) -> privileges.Verdicts:
+        return privileges.Verdicts(self._disk, state_home() / "engines.json")
 
     def _remember(self, **news: Any) -> None:
         self._disk.replace(self._directory / "docker.json", json.dumps(self._record() | news).encode())
@@ -360,6 +353,11 @@ class DockerDriver:
         if not record:
             raise NotFound(f"there is no cluster {self._cluster!r} here", hint="make one with: podwire up")
         return parse_cluster(record["document"]), record
+
+
+def _image_fact(engine: Engine) -> Fact:
+    name = image.current(engine)
+    return Fact("podwire image", name or "not built yet; `podwire up` and `make images` build it", ok=True)
 
 
 def _compose_environment(engine: Engine) -> dict[str, str]:
