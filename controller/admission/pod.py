@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from controller.admission.immutable import first_difference
-from controller.admission.pod_rules import check_pod
+from controller.admission.pod_rules import check_pod, refuse_nul
 from controller.images import repository
 from controller.objects.admission import AdmissionRequest
 from controller.views import PodView, view
@@ -27,6 +27,7 @@ def admit_pod(request: AdmissionRequest) -> None:
     spec = request.new.get("spec")
     if request.old is not None and spec == request.old.get("spec"):
         return
+    refuse_nul(spec, "spec")
     check_pod(view(PodView, request.new))
     if spec is not None:
         _default_spec(spec)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from typing import Any
 
-from controller.views import Affinity, Container, PodSpec, PodView, Probe
+from controller.views import Affinity, Container, DnsConfig, PodSpec, PodView, Probe
 from podwire.errors import InvalidInput
 from podwire.model.addresses import parse_address
 from podwire.model.names import dns_label, dns_subdomain, label_key, label_value
@@ -17,6 +18,8 @@ OPERATORS = ("In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt")
 SCHEMES = ("HTTP", "HTTPS")
 
 _PORT_NAME = re.compile(r"(?=.*[a-z])[a-z0-9]([a-z0-9]|-(?!-)){0,13}[a-z0-9]?")
+_SEARCH_DOMAIN = re.compile(r"[a-z0-9_]([-a-z0-9_.]{0,251}[a-z0-9_])?\.?")
+_WORD = re.compile(r"[!-~]+")  # what stands between blanks in resolv.conf
 _CAPABILITY = re.compile(r"[A-Z][A-Z_]*")
 
 
@@ -49,6 +52,20 @@ def check_pod(pod: PodView) -> None:
         _check_container(container, path)
 
 
+def refuse_nul(value: Any, path: str) -> None:
+    """Raises InvalidInput for a string that no command line, environment or file name can hold."""
+    match value:
+        case dict():
+            for key, each in value.items():
+                refuse_nul(key, path)
+                refuse_nul(each, f"{path}.{key}")
+        case list():
+            for index, each in enumerate(value):
+                refuse_nul(each, f"{path}[{index}]")
+        case str() if "\0" in value:
+            raise InvalidInput(f"{path}: a NUL character cannot stand in a string", field=path)
+
+
 def _containers(spec: PodSpec) -> Iterator[tuple[str, Container]]:
     for index, container in enumerate(spec.init_containers or ()):
         yield f"spec.initContainers[{index}]", container
@@ -66,6 +83,8 @@ def _check_names(spec: PodSpec) -> None:
     _check_labels(spec.node_selector or {}, "spec.nodeSelector")
     for index, alias in enumerate(spec.host_aliases or ()):
         parse_address(alias.ip, f"spec.hostAliases[{index}].ip")
+        for place, hostname in enumerate(alias.hostnames or ()):
+            dns_subdomain(hostname, f"spec.hostAliases[{index}].hostnames[{place}]")
 
 
 def _check_labels(labels: Mapping[str, str], path: str) -> None:
@@ -75,9 +94,18 @@ def _check_labels(labels: Mapping[str, str], path: str) -> None:
 
 
 def _check_dns(spec: PodSpec) -> None:
-    servers = (spec.dns_config.nameservers if spec.dns_config else None) or []
+    config = spec.dns_config or DnsConfig()
+    servers = config.nameservers or []
     for index, server in enumerate(servers):
         parse_address(server, f"spec.dnsConfig.nameservers[{index}]")
+    for index, domain in enumerate(config.searches or ()):
+        if domain != "." and not _SEARCH_DOMAIN.fullmatch(domain):
+            here = f"spec.dnsConfig.searches[{index}]"
+            raise InvalidInput(f"{here}: {domain!r} is not a DNS domain", field=here)
+    for index, option in enumerate(config.options or ()):
+        if not _WORD.fullmatch(option.name) or not _WORD.fullmatch(option.value or "-"):
+            here = f"spec.dnsConfig.options[{index}]"
+            raise InvalidInput(f"{here}: a name and a value are one word each", field=here)
     if spec.dns_policy == "None" and not servers:
         raise InvalidInput(
             "spec.dnsConfig.nameservers: at least one is needed with dnsPolicy None",
@@ -108,7 +136,7 @@ def _check_container(container: Container, path: str) -> None:
         raise InvalidInput(f"{path}.image: {container.image!r} has blanks around it", field=f"{path}.image")
     _check_ports(container, path)
     for index, variable in enumerate(container.env or ()):
-        if not variable.name or "=" in variable.name:
+        if not variable.name or "=" in variable.name or not variable.name.isprintable():
             raise InvalidInput(
                 f"{path}.env[{index}].name: {variable.name!r} is not a variable name", field=f"{path}.env[{index}].name"
             )

@@ -25,11 +25,13 @@ def parse_cidr(value: str, field: str) -> IPNetwork:
 
 
 def parse_address(value: str, field: str) -> IPAddress:
-    """One address; raises InvalidInput."""
+    """One address; raises InvalidInput, also where an IPv6 zone is no interface's name (Python takes any text for one)."""
     try:
-        return ipaddress.ip_address(value)
+        if value.isascii() and value.isprintable() and " " not in value:
+            return ipaddress.ip_address(value)
     except ValueError as error:
         raise InvalidInput(f"{field}: {value!r} is not an IP address", field=field) from error
+    raise InvalidInput(f"{field}: {value!r} is not an IP address", field=field)
 
 
 def vtep_address(pod_cidr: IPNetwork) -> IPAddress:

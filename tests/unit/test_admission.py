@@ -147,6 +147,33 @@ WRONG: list[tuple[str, Doc, str]] = [
     ),
     ("DNS without servers", pod(dnsPolicy="None"), "spec.dnsConfig.nameservers: at least one"),
     ("host alias", pod(hostAliases=[{"ip": "x"}]), "spec.hostAliases[0].ip: 'x' is not an IP address"),
+    (
+        "a line smuggled into the hosts file",
+        pod(hostAliases=[{"ip": "10.0.0.1", "hostnames": ["a", "b\n10.0.0.2 bank"]}]),
+        "spec.hostAliases[0].hostnames[1]: 'b\\n10.0.0.2 bank' is not a DNS subdomain",
+    ),
+    (
+        "a line smuggled into resolv.conf by a search domain",
+        pod(dnsConfig={"searches": ["a.test", "b\nnameserver 10.0.0.2"]}),
+        "spec.dnsConfig.searches[1]: 'b\\nnameserver 10.0.0.2' is not a DNS domain",
+    ),
+    (
+        "a line smuggled into resolv.conf by an option",
+        pod(dnsConfig={"options": [{"name": "ndots", "value": "2\nnameserver 10.0.0.2"}]}),
+        "spec.dnsConfig.options[0]: a name and a value are one word each",
+    ),
+    (
+        "a line smuggled into resolv.conf by an address's zone",
+        pod(dnsConfig={"nameservers": ["fe80::1%a\nsearch evil"]}),
+        "spec.dnsConfig.nameservers[0]: 'fe80::1%a\\nsearch evil' is not an IP address",
+    ),
+    ("NUL in an image", with_container(image="a\0b"), f"{C}.image: a NUL character"),
+    ("NUL in a variable", with_container(env=[{"name": "A", "value": "\0"}]), f"{C}.env[0].value: a NUL character"),
+    (
+        "variable of two lines",
+        with_container(env=[{"name": "A\nB"}]),
+        f"{C}.env[0].name: 'A\\nB' is not a variable name",
+    ),
     ("no spec", {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}}, "spec: is required"),
 ]
 
