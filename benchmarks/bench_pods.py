@@ -22,7 +22,7 @@ from podwire.client import ControlClient, connect
 from podwire.drivers.local.driver import LocalDriver
 from podwire.model.cluster import API_VERSION
 
-IMAGES = {
+IMAGES: dict[str, dict[str, Any]] = {
     "pause": {"image": "pause:3.10"},
     "agnhost": {"image": "agnhost:2.53", "args": ["netexec", "--http-port=8080"]},
 }

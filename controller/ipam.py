@@ -19,7 +19,7 @@ import msgspec
 from controller.objects.keys import allocation_key
 from controller.store.base import Absent, Precondition, Put, Remove, Unchanged, Write
 from podwire.errors import Exhausted
-from podwire.model.addresses import IPNetwork
+from podwire.model.addresses import IPAddress, IPNetwork
 
 ADDRESSES = "pod-addresses"
 CIDRS = "pod-cidrs"
@@ -151,9 +151,9 @@ class AddressPool(Pool):
         """The address of a number."""
         return str(self.cidr.network_address + number)
 
-    def number(self, value: str) -> int:
+    def number(self, address: int) -> int:
         """The number of an address in the CIDR."""
-        return int(ipaddress.ip_address(value)) - self._base
+        return address - self._base
 
 
 class RangePool(Pool):
@@ -163,15 +163,21 @@ class RangePool(Pool):
         self.cidr = cidr
         self.mask = mask
         self._shift = cidr.max_prefixlen - mask
+        self._base = int(cidr.network_address)
+        self._top = int(cidr.broadcast_address)
         super().__init__(0, 2 ** (mask - cidr.prefixlen) - 1, cooldown_s)
 
     def value(self, number: int) -> str:
         """The range of a number."""
         return f"{self.cidr.network_address + (number << self._shift)}/{self.mask}"
 
-    def number(self, value: str) -> int:
-        """The number of a range; one that is longer or shorter than ours counts by its base."""
-        return (int(ipaddress.ip_network(value).network_address) - int(self.cidr.network_address)) >> self._shift
+    def number(self, address: int) -> int:
+        """The number of the range that an address is in."""
+        return (address - self._base) >> self._shift
+
+    def holds(self, address: IPAddress) -> bool:
+        """Whether an address is in one of the ranges."""
+        return address.version == self.cidr.version and self._base <= int(address) <= self._top
 
 
 class Pools:
@@ -203,20 +209,24 @@ class Pools:
 
     def held(self, value: str) -> None:
         """An address or range is allocated."""
-        for pool in self._pools_of(value):
-            pool.hold(pool.number(value))
+        for pool, number in self._pools_of(value):
+            pool.hold(number)
 
     def released(self, value: str, now: float) -> None:
         """An address or range was given back."""
-        for pool in self._pools_of(value):
-            pool.rest(pool.number(value), now)
+        for pool, number in self._pools_of(value):
+            pool.rest(number, now)
 
-    def _pools_of(self, value: str) -> Iterator[AddressPool | RangePool]:
-        network = ipaddress.ip_network(value)
+    def _pools_of(self, value: str) -> Iterator[tuple[Pool, int]]:
+        """The pools that an address or a range is of, with its number there. A range that is longer or shorter than ours counts by its base."""
+        base, slash, _ = value.partition("/")
+        address = ipaddress.ip_address(base)
         for ranges in self.ranges:
-            if network.version != ranges.cidr.version or not network.subnet_of(ranges.cidr):  # type: ignore[arg-type]
+            if not ranges.holds(address):
                 continue
-            if network.prefixlen == network.max_prefixlen:
-                yield self._pool(ranges.value(ranges.number(value)))
+            place = ranges.number(int(address))
+            if slash:
+                yield ranges, place
             else:
-                yield ranges
+                pool = self._pool(ranges.value(place))
+                yield pool, pool.number(int(address))

@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from nodeagent import facts
@@ -40,12 +41,13 @@ from nodeagent.transport import GrpcConnector
 from podwire import rpc
 from podwire.aio import Supervisor
 from podwire.api.v1 import node_agent_pb2_grpc as api_grpc
-from podwire.seams import SystemClock, SystemDisk, SystemRng
+from podwire.seams import PassingDisk, SystemClock, SystemDisk, SystemRng
 from podwire.telemetry import logger, setup
 
 log = logger(__name__)
 
 STOP_WITHIN_S = 1.0
+FIRST_TURN_S = 5.0  # how long a controller waits for an agent whose kernel does not answer
 RESOLV_CONF = Path("/etc/resolv.conf")
 
 
@@ -117,6 +119,7 @@ class Node:
             node=self._pod_facts,
             on_change=self._pod_changed,
             exec_runner=self.commands,
+            passing=PassingDisk(),
         )
         self.agent = NodeAgent(
             kernel=self.kernel,
@@ -189,7 +192,7 @@ class Node:
         try:
             async with Supervisor(clock=self.clock, rng=self.rng) as tasks:
                 tasks.keep("agent", self._live)
-                tasks.keep("sync", self.sync.run)
+                tasks.keep("sync", self._synchronise)
                 tasks.keep("certificate", lambda: self.enrolment.keep_renewed(self.member, presented.replace))
                 tasks.keep("ready", self._say_ready)
                 log.info("agent_started", node=self.member.node, cluster=self.member.cluster)
@@ -201,6 +204,13 @@ class Node:
             await self.lives.close()
             self.lanes.close()
             self.kernel.close()
+
+    async def _synchronise(self) -> None:
+        """Speaks to the controller once it is known what runs here: what a Hello says of pods becomes their status at once."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_TURN_S):
+                await self.agent.turned.wait()
+        await self.sync.run()
 
     async def _live(self) -> None:
         """Finds the containers that run, then keeps the node right."""

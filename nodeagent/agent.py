@@ -18,7 +18,7 @@ from nodeagent.apply import Applied, Applier, Threads
 from nodeagent.config import ENDS_EVERY_S, LOOK_AGAIN_S, RESYNC_S, RETRY_S
 from nodeagent.departures import Departures
 from nodeagent.desired import Assembler, Desired
-from nodeagent.diff import View, diff, node_network, pod_link
+from nodeagent.diff import View, diff
 from nodeagent.drift import Drift
 from nodeagent.journal import Journal, Record
 from nodeagent.kernel.base import (
@@ -32,10 +32,10 @@ from nodeagent.kernel.base import (
     Sandboxes,
 )
 from nodeagent.operations import AdoptSandbox, MakeSandbox, Operation, WirePod
+from nodeagent.planned import Planned, Underlay
 from nodeagent.slots import Slots
 from podwire.api.v1 import state_pb2 as state
 from podwire.errors import KernelError
-from podwire.model.addresses import IPAddress
 from podwire.seams import Clock, failpoint
 from podwire.telemetry import logger
 
@@ -69,7 +69,7 @@ class PodLives(Protocol):
 class Reading:
     """The last reading of the kernel, brought up to date with what was done since."""
 
-    underlay: tuple[str, IPAddress, int]  # link, address, MTU
+    underlay: Underlay
     network: NodeNetwork
     observed: Observed
     sandboxes: dict[str, Sandbox]  # by slot
@@ -112,12 +112,14 @@ class NodeAgent:
         self.drift = Drift(clock)
         self._intents: list[Record] = []  # slots given to pods and not yet durable
         self._retry_s = RETRY_S
+        self._planned = Planned()
         self._cleaning: dict[str, float] = {}  # slots dropped, and when: the kernel takes a moment to follow
         self.pod_errors: dict[str, str] = {}
         self.errors: list[str] = []
         self.underlay_addresses: list[str] = []
         self._owes_ack = False
         self.applied_at = float("-inf")
+        self.turned = asyncio.Event()  # the first turn is done: what runs here is known
         self.on_report: list[ReportSink] = []
 
     # --- what others tell the loop -----------------------------------------------------------------------------------------------
@@ -170,6 +172,7 @@ class NodeAgent:
                     self.errors = [error.message]
                     log.warning("reading_failed", reason=error.message)
                     pause = self._back_off()
+                self.turned.set()
                 await self._wait(pause)
         finally:
             await self._departures.close()
@@ -193,7 +196,7 @@ class NodeAgent:
         was_read = (
             self._reading is None
             or now >= self._look_by
-            or self._network(desired, self._reading) != self._reading.network
+            or self._planned.network(desired, self._reading.underlay) != self._reading.network
         )
         if was_read:
             await self._read(desired)
@@ -233,7 +236,8 @@ class NodeAgent:
         now_at = [str(address) for address in addresses]
         news = self._reading is None or self._reading.underlay[2] != mtu or now_at != self.underlay_addresses
         self.underlay_addresses = now_at
-        network = node_network(desired.cluster, desired.node, link=link, underlay=addresses[0], underlay_mtu=mtu)
+        underlay = link, addresses[0], mtu
+        network = self._planned.network(desired, underlay)
         observed = await wiring(self._kernel.observe, network)
         sandboxes = {sandbox.slot: sandbox for sandbox in await making(self._sandboxes.existing)}
         self._slots.learn(observed.pods)
@@ -245,15 +249,11 @@ class NodeAgent:
             results = await wiring(self._kernel.observe_ends, alive)
             ends = {end.slot: end for end in results if not isinstance(end, Failure)}
             ends_at = now
-        self._reading = Reading((link, addresses[0], mtu), network, observed, sandboxes, ends, now, ends_at)
+        self._reading = Reading(underlay, network, observed, sandboxes, ends, now, ends_at)
         if news:
             self._tell(())  # once the reading, which the report is made from, is there
         self._cleaning = {slot: since for slot, since in self._cleaning.items() if now - since < CLEANING_S}
         self._look_by = now + RESYNC_S
-
-    def _network(self, desired: Desired, reading: Reading) -> NodeNetwork:
-        link, address, mtu = reading.underlay
-        return node_network(desired.cluster, desired.node, link=link, underlay=address, underlay_mtu=mtu)
 
     def _view(self, desired: Desired) -> View:
         reading = self._reading
@@ -262,7 +262,7 @@ class NodeAgent:
         sandboxes = tuple(reading.sandboxes.values())
         slots, fresh = self._slots.of((uid for uid in desired.pods if self._is_wanted(uid, desired)), sandboxes)
         self._intents += fresh
-        links = {uid: pod_link(network, desired.pods[uid], slot) for uid, slot in slots.items()}
+        links = self._planned.links(network, desired.pods, slots)
         return View(
             network=network,
             pods=links,
@@ -355,7 +355,7 @@ class NodeAgent:
         changed = set(errors.items()) ^ set(self.pod_errors.items())
         self.pod_errors = errors
         self.errors = [error.message for error in applied.errors]
-        touched = {uid for uid, _ in changed} | applied.wired
+        touched = {uid for uid, _ in changed}  # of a pod that was wired, its containers will tell
         if touched or self.drift.pending:
             self._tell(touched)
         if not applied.failed:

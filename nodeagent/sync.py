@@ -27,6 +27,7 @@ log = logger(__name__)
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
 DEFAULT_HEARTBEAT_S = 10
+GATHER_S = 0.01  # pods come and go in bursts: what changes within this time is one report
 
 
 class Reporter(Protocol):
@@ -161,6 +162,8 @@ class Synchroniser:
         while True:
             await self._wake.wait()
             self._wake.clear()
+            if self._ack is None:
+                await self._clock.sleep(GATHER_S)
             if self._report_due:
                 uids, self._changed = self._changed, set()
                 self._report_due = False

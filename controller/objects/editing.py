@@ -73,13 +73,17 @@ class Editor:
                 return named
         raise Exhausted(f"no free name that begins with {prefix!r} was found for a {reference.resource.singular}")
 
-    async def rewrite(self, reference: Reference, change: Change, *, status: bool = False) -> Edit | None:
-        """An object as `change` makes it; None where that is None. Raises NotFound, Conflict, InvalidInput."""
+    async def rewrite(
+        self, reference: Reference, change: Change, *, status: bool = False, ours: bool = False
+    ) -> Edit | None:
+        """An object as `change` makes it; None where that is None. A change of `ours` works on the document that it was given and makes
+        well-formed ones, which are not gone through again. Raises NotFound, Conflict, InvalidInput.
+        """
         entry, old = await self._draft.read(reference)
         wanted = change(semantics.decode(entry))
         if wanted is None:
             return None
-        meant, copy = semantics.identify(wanted, reference.namespace)
+        meant, copy = (reference, wanted) if ours else semantics.identify(wanted, reference.namespace)
         if meant != reference:
             raise InvalidInput(
                 f"{reference} cannot become {meant}: kind, namespace and name are fixed", field="metadata.name"

@@ -175,7 +175,9 @@ class Registry:
         """Applies `change` to the newest version, again after every conflict. It gets a document of its own and may change it in
         place; None leaves all as it is. `also_fn` gives further writes and preconditions for the version that is going to be stored.
         """
-        return await self._rewrite(_reference(resource, namespace, name), change, status=status, also_fn=also_fn)
+        return await self._rewrite(
+            _reference(resource, namespace, name), change, status=status, ours=True, also_fn=also_fn
+        )
 
     async def delete(
         self,
@@ -289,6 +291,7 @@ class Registry:
         change: Change,
         *,
         status: bool = False,
+        ours: bool = False,
         also: Sequence[Write] = (),
         given: Sequence[Precondition] = (),
         also_fn: AlsoFn | None = None,
@@ -296,7 +299,7 @@ class Registry:
     ) -> Doc:
         async def build(draft: Draft) -> Edit | None:
             with located(reference.as_document()):
-                edit = await self._editor(draft).rewrite(reference, change, status=status)
+                edit = await self._editor(draft).rewrite(reference, change, status=status, ours=ours)
             if edit is not None and also_fn is not None:
                 draft.join(*also_fn(edit.doc))
             return edit

@@ -45,9 +45,10 @@ class PodLifecycles:
         on_change: Callable[[str], None],
         exec_runner: ExecRunner | None = None,
         checker: Checker | None = None,
+        passing: Disk | None = None,
     ) -> None:
         self._runners = (hosted, process)
-        self._records = Records(disk, state_dir, run_dir, clock)
+        self._records = Records(disk, state_dir, run_dir, clock, passing)
         self._means = Means(
             hosted=hosted,
             process=process,
@@ -71,7 +72,8 @@ class PodLifecycles:
         """The pod's network is up: run its containers. Repeating it is free; another sandbox than before means all anew in there."""
         life = self._lives.get(pod.uid)
         if life is not None and life.sandbox == sandbox:
-            if self._messages[pod.uid] != pod:
+            known = self._messages[pod.uid]
+            if known is not pod and known != pod:
                 life.pod = pod_from_proto(pod)
                 self._messages[pod.uid] = pod
             return
@@ -115,7 +117,7 @@ class PodLifecycles:
 
     def known(self) -> frozenset[str]:
         """Pods that have containers or files here."""
-        return frozenset(self._lives) | self._records.known()
+        return frozenset(self._lives.keys() | self._records.known())
 
     def report(self, uid: str) -> state.PodReport | None:
         """How its containers are; None for a pod that has none yet."""

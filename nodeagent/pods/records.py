@@ -7,8 +7,10 @@ Under RUN/pods/UID, in memory and gone with the node, stand the files that conta
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -55,7 +57,11 @@ class Records:
     state_dir: Path
     run_dir: Path
     clock: Clock
+    passing: Disk | None = (
+        None  # for the files below the run directory, which need no syncs; `disk` where there is none
+    )
     running: set[RunId] = field(default_factory=set)
+    _found: set[str] | None = None  # pods that had files here when they were first asked for
 
     def directory(self, run: RunId) -> Path:
         """Where a run's `log` and `exit.json` are."""
@@ -68,9 +74,11 @@ class Records:
     def _state(self, uid: str) -> Path:
         return self.state_dir / "pods" / uid
 
-    def known(self) -> frozenset[str]:
-        """Pods that have files here, or runs."""
-        return frozenset(self.disk.names(self.state_dir / "pods")) | {run.uid for run in self.running}
+    def known(self) -> set[str]:
+        """Pods that had files here when this agent started, or have runs that nobody has taken up."""
+        if self._found is None:
+            self._found = set(self.disk.names(self.state_dir / "pods"))
+        return self._found | {run.uid for run in self.running}
 
     def orphans(self, uid: str) -> list[RunId]:
         """Running containers of a pod that was not restored."""
@@ -137,10 +145,25 @@ class Records:
             self._write(self.files(uid) / name, content.encode())
 
     def _write(self, path: Path, content: bytes) -> None:
-        if self.disk.read(path) != content:
-            self.disk.replace(path, content)
+        disk = self.passing or self.disk
+        if disk.read(path) != content:
+            disk.replace(path, content)
 
     def forget(self, uid: str) -> None:
         """Removes everything of a pod."""
         for place in (self.files(uid), self._state(uid)):
-            shutil.rmtree(place, ignore_errors=True)
+            with suppress(OSError):
+                _remove(place)
+        if self._found is not None:
+            self._found.discard(uid)
+
+
+def _remove(directory: str | os.PathLike[str]) -> None:
+    """Nothing of the pod runs any more, so nobody can put a link in the way: shutil.rmtree, which assumes that, takes three times as long."""
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                _remove(entry.path)
+            else:
+                os.unlink(entry.path)  # noqa: PTH108 - as above
+    os.rmdir(directory)  # noqa: PTH106
