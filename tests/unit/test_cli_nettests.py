@@ -8,8 +8,8 @@ import pytest
 
 from podwire.api.v1 import node_agent_pb2 as agent
 from podwire.cli import netchecks, pingall
-from podwire.cli.netchecks import TestNode as Node
-from podwire.cli.netchecks import TestPod as Pod
+from podwire.cli.netchecks import ProbedNode as Node
+from podwire.cli.netchecks import ProbedPod as Pod
 
 DUAL = [("10.244.1.2", "fd00:1::2"), ("10.244.1.3", "fd00:1::3"), ("10.244.2.2", "fd00:2::2")]
 GOOD = agent.ProbeResult(ok=True, rtt_ms=0.2)
