@@ -6,7 +6,6 @@ own fixtures pointed at the compose document that the driver generated, so that 
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,8 +17,7 @@ from compose import generate
 from compose.engine import Engine
 from podwire.drivers.base import state_directory
 from podwire.errors import PodwireError
-from podwire.model.cluster import ClusterSpec
-from tests.cluster.harness import Cluster, cluster_spec, running
+from tests.cluster.harness import Cluster, cluster_spec, held
 
 
 @pytest.fixture(scope="session")
@@ -47,15 +45,6 @@ def docker_engine() -> Engine:
     return engine
 
 
-def held(spec: ClusterSpec, *, restricted: bool = False, local: bool = False) -> Iterator[Cluster]:
-    """A cluster that is up between two steps of a session fixture."""
-    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
-        context = running(spec, restricted=restricted, local=local)
-        cluster = runner.run(context.__aenter__())
-        yield cluster
-        runner.run(context.__aexit__(None, None, None))
-
-
 @pytest.fixture(scope="session")
 def privileged_cluster(docker_engine: Engine, own_state: Path) -> Iterator[Cluster]:
     """Three nodes as the card says: privileged where the engine grants it."""
@@ -64,8 +53,8 @@ def privileged_cluster(docker_engine: Engine, own_state: Path) -> Iterator[Clust
 
 @pytest.fixture(scope="session")
 def restricted_cluster(docker_engine: Engine, own_state: Path) -> Iterator[Cluster]:
-    """Three nodes with two capabilities."""
-    yield from held(cluster_spec("test-restricted"), restricted=True)
+    """Three nodes with two capabilities, and pods of both address families."""
+    yield from held(cluster_spec("test-restricted", podCIDRv6="fd00:77::/48"), restricted=True)
 
 
 @pytest.fixture(scope="session", params=["privileged", "restricted"])

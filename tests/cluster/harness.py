@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import subprocess
@@ -10,12 +11,12 @@ from dataclasses import dataclass
 
 from compose import generate
 from podwire.client import ControlClient, connect
-from podwire.drivers.base import Driver, UpOptions
+from podwire.drivers.base import Driver, UpOptions, remember
 from podwire.drivers.docker import DockerDriver
 from podwire.drivers.local.driver import LocalDriver
 from podwire.errors import PodwireError
 from podwire.model.cluster import API_VERSION, ClusterSpec, parse_cluster
-from podwire.seams import SystemClock
+from podwire.seams import SystemClock, SystemDisk
 
 NODES = [{"name": "a", "zone": "z1"}, {"name": "b", "zone": "z2"}, {"name": "c", "zone": "z2"}]
 UP_WITHIN_S = 60.0
@@ -77,11 +78,21 @@ async def running(spec: ClusterSpec, *, restricted: bool = False, local: bool = 
     driver: Driver = LocalDriver(spec.name) if local else DockerDriver(spec.name)
     cluster = Cluster(spec, driver, restricted)
     try:
+        remember(spec.name, driver.name, spec.document(), SystemDisk())  # so that the command line knows the cluster
         await driver.up(spec, UpOptions(restricted=restricted), no_progress)
         await eventually(cluster.all_ready, f"not every node of {spec.name} is Ready")
         yield cluster
     finally:
         await driver.down(no_progress)
+
+
+def held(spec: ClusterSpec, *, restricted: bool = False, local: bool = False) -> Iterator[Cluster]:
+    """A cluster that is up between two steps of a fixture."""
+    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+        context = running(spec, restricted=restricted, local=local)
+        cluster = runner.run(context.__aenter__())
+        yield cluster
+        runner.run(context.__aexit__(None, None, None))
 
 
 def docker(*arguments: str) -> str:
