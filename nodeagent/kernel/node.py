@@ -128,7 +128,7 @@ def _bridge(network: NodeNetwork, reading: Reading) -> Iterator[Repair]:
         return
     messages = list(_link_basics(link, network.bridge_mac, network.pod_mtu))
     options = attributes(link.data)
-    if any(options.get(kind, b"\0").strip(b"\0") for kind in (5, 23, 36, 37, 38)):
+    if any(options.get(kind, b"\0").strip(b"\0") for kind in rtnl.BRIDGE_OPTIONS):
         messages.append(rtnl.set_bridge_options(link.index))
     if not link.up:
         messages.append(rtnl.set_link(link.index, up=True))

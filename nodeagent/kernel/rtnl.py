@@ -115,22 +115,25 @@ def port_learning(*, on: bool) -> bytes:
     return nested(18, attr_string(4, "bridge"), nested(5, attr_u8(8, int(on))))
 
 
+# All 0 on our bridge: forward delay (it has no use without STP, but would be news of each port 15 s after it came), STP, multicast
+# snooping, and the calls of iptables, ip6tables and arptables.
+BRIDGE_OPTIONS = (1, 5, 23, 36, 37, 38)
+
+
+def _bridge_options() -> bytes:
+    values = (attr_u32(kind, 0) if kind in (1, 5) else attr_u8(kind, 0) for kind in BRIDGE_OPTIONS)
+    return nested(18, attr_string(1, "bridge"), nested(2, *values))
+
+
 def create_bridge(bridge_name: str, bridge_mac: str, bridge_mtu: int) -> bytes:
     """A bridge without STP and snooping, whose frames do not visit the IP hooks; down, without address generation yet."""
-    data = nested(
-        2,
-        attr_u32(5, 0),  # STP
-        attr_u8(23, 0),  # multicast snooping
-        *(attr_u8(kind, 0) for kind in (36, 37, 38)),  # call iptables, ip6tables, arptables
-    )
-    info = nested(18, attr_string(1, "bridge"), data)
-    return message(NEW_LINK, CREATE | EXCL, link_header(), name(bridge_name), mac(bridge_mac), mtu(bridge_mtu), info)
+    parts = (name(bridge_name), mac(bridge_mac), mtu(bridge_mtu), _bridge_options())
+    return message(NEW_LINK, CREATE | EXCL, link_header(), *parts)
 
 
 def set_bridge_options(index: int) -> bytes:
     """Puts the switches of an existing bridge as `create_bridge` has them."""
-    data = nested(2, attr_u32(5, 0), attr_u8(23, 0), *(attr_u8(kind, 0) for kind in (36, 37, 38)))
-    return message(NEW_LINK, 0, link_header(index), nested(18, attr_string(1, "bridge"), data))
+    return message(NEW_LINK, 0, link_header(index), _bridge_options())
 
 
 def create_vxlan(

@@ -77,7 +77,9 @@ class PodLife:
         self._task: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
-        """Starts living, in a task of its own."""
+        """Starts living, in a task of its own; what was found of earlier runs is news to whoever asked before."""
+        if any(one.phase != WAITING or one.attempt for one in (*self.init, *self.containers)):
+            self.means.changed(self.pod.uid)
         self._task = asyncio.ensure_future(self._run())
         self._task.add_done_callback(self._report_fault)
 

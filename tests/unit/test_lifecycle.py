@@ -292,14 +292,16 @@ async def test_new_agent_adopts_what_runs() -> None:
     ],
 )
 async def test_ends_while_the_agent_is_dead(policy: str, code: int, attempts: list[int], phase: int) -> None:
-    """Exit code and restart policy are right after the agent's return."""
+    """Exit code and restart policy are right after the agent's return, and reported even where nothing is left to do."""
     world = World()
     desired = pod(policy=policy)
     await world.ensure(desired)
     await world.lives.close()
     world.hosted.finish("c", code)
     await world.restart_agent()
+    world.changes.clear()
     await world.ensure(desired)
+    assert UID in world.changes
     assert world.hosted.attempts() == attempts
     one = world.container()
     assert (one.last.exit_code if len(attempts) > 1 else one.exit_code) == code
