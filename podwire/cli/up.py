@@ -8,14 +8,14 @@ documents in the same file are applied once the cluster stands.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from podwire.cli import options
 from podwire.cli.app import App, driver_named, pass_app, read_stdin
-from podwire.errors import InvalidInput
+from podwire.errors import InvalidInput, PodwireError, Unsupported
 
 if TYPE_CHECKING:
     from podwire.client import ControlClient
@@ -93,7 +93,7 @@ async def _up(
     dry_run: bool,
     timeout_s: float,
 ) -> None:
-    from podwire.drivers.base import UpOptions, remember
+    from podwire.drivers.base import UpOptions, remember, remembered_document
     from podwire.seams import SystemDisk
 
     began = app.clock.monotonic()
@@ -105,8 +105,15 @@ async def _up(
     if dry_run:
         _show_plan(app, spec, driver)
         return
+    is_new = remembered_document(spec.name, SystemDisk()) is None
     remember(spec.name, driver.name, spec.document(), SystemDisk())
-    await driver.up(spec, UpOptions(restricted=restricted, timeout_s=timeout_s), app.renderer.stage)
+    try:
+        await driver.up(spec, UpOptions(restricted=restricted, timeout_s=timeout_s), app.renderer.stage)
+    except Unsupported:  # this machine cannot, so another driver will be tried next
+        if is_new:
+            with suppress(PodwireError):
+                await driver.down(lambda _stage: nullcontext())
+        raise
     from podwire.cli.mesh import await_mesh, await_nodes
     from podwire.cli.status import show
 

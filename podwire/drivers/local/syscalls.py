@@ -84,7 +84,9 @@ def _enter_user_namespace() -> None:
 
 
 def _refused(error: OSError) -> Unsupported:
+    reason = error.strerror
     if error.errno == errno.ENOSPC:
+        reason = "their number is limited"
         hint = "raise the limit: sudo sysctl user.max_user_namespaces=15000"
     elif _setting("kernel/apparmor_restrict_unprivileged_userns") == "1":
         hint = "run as root, or allow them: sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0"
@@ -93,8 +95,7 @@ def _refused(error: OSError) -> Unsupported:
     else:
         hint = "run as root, or use the docker driver"
     return Unsupported(
-        f"the local driver needs root or user namespaces, and this kernel refuses them here ({error.strerror})",
-        hint=hint,
+        f"the local driver needs root or user namespaces, and this kernel refuses them here ({reason})", hint=hint
     )
 
 
