@@ -154,6 +154,7 @@ _Noreturn void container_init(const struct job *job, int sandbox_proc, int statu
     build_root(job);
     drop_rights(job);
     follow_parent();
+    if (!job->exec) connect_stdio(job); /* whoever writes to /proc/1/fd/1 in a container means its log */
     sigset_t all;
     sigfillset(&all);
     sigprocmask(SIG_BLOCK, &all, NULL); /* PID 1 gets only what it blocks or handles */

@@ -32,6 +32,7 @@
 #define MAX_REQUEST (192 * 1024)
 #define MAX_REPLY (64 * 1024)
 #define MAX_PATH 4096
+#define MAX_PROCESSES "2048" /* of one container, where the kernel counts per PID namespace */
 #define CONTAINER_TMPFS "mode=755,size=256m,nr_inodes=65536"
 
 /* Directories below the one that holds the socket. Absolute. */

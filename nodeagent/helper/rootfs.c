@@ -13,6 +13,7 @@
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/syscall.h>
+#include <sys/utsname.h>
 #include <unistd.h>
 
 #ifndef SYS_mount_setattr
@@ -114,11 +115,24 @@ static void mount_kernel_views(void) {
     if (mount("sysfs", "sys", "sysfs", flags | MS_RDONLY, NULL) != 0) bind_read_only("/sys", "sys");
 }
 
-/* What in /proc and /sys reaches beyond the container: read-only or hidden, as container engines do it. */
-static void guard_kernel_views(void) {
+/* So that a fork bomb ends at a number. Kernels before 6.14 have one limit for the whole machine: it is left alone. */
+static void limit_processes(void) {
+    struct utsname kernel;
+    int major = 0, minor = 0;
+    if (uname(&kernel) != 0 || sscanf(kernel.release, "%d.%d", &major, &minor) != 2 || major * 1000 + minor < 6014) return;
+    int fd = open("proc/sys/kernel/pid_max", O_WRONLY | O_CLOEXEC);
+    if (fd < 0) return;
+    write_all(fd, MAX_PROCESSES, strlen(MAX_PROCESSES)); /* refused in some user namespaces: then there is no limit */
+    close(fd);
+}
+
+/* What in /proc and /sys reaches beyond the container: read-only or hidden, as container engines do it; and the node's secrets,
+ * since its /etc is shown. */
+static void guard_views(void) {
     static const char *const read_only[] = {"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"};
-    static const char *const files[] = {"/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list", "/proc/sched_debug"};
-    static const char *const directories[] = {"/proc/acpi", "/proc/asound", "/proc/scsi", "/sys/firmware"};
+    static const char *const files[] = {"/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list", "/proc/sched_debug",
+                                        "/etc/shadow", "/etc/shadow-", "/etc/gshadow", "/etc/gshadow-"};
+    static const char *const directories[] = {"/proc/acpi", "/proc/asound", "/proc/scsi", "/sys/firmware", "/etc/ssl/private", "/etc/ssh"};
     for (size_t index = 0; index < sizeof read_only / sizeof *read_only; index++)
         if (access(read_only[index], F_OK) == 0) bind_read_only(read_only[index], read_only[index]);
     for (size_t index = 0; index < sizeof files / sizeof *files; index++)
@@ -174,6 +188,7 @@ void build_root(const struct job *job) {
     write_executables(job);
     make_devices();
     mount_kernel_views();
+    limit_processes();
     if (syscall(SYS_pivot_root, ".", ".node") != 0 || chdir("/") != 0) fail("change root");
     for (int index = 0; index < 3; index++) {
         char target[32];
@@ -181,5 +196,5 @@ void build_root(const struct job *job) {
         if (sources[index] >= 0) show_pod_file(target, sources[index]);
     }
     if (umount2("/.node", MNT_DETACH) != 0 || rmdir("/.node") != 0) fail("leave the node's root");
-    if (!job->privileged) guard_kernel_views();
+    if (!job->privileged) guard_views();
 }

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +18,7 @@ from tests.kernel.helper.helper_node import Node, wait_until
 
 pytestmark = pytest.mark.kernel
 
+KERNEL = tuple(int(part) for part in re.findall(r"\d+", os.uname().release)[:2])
 CRI_LINE = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z (stdout|stderr) [FP] ")
 
 
@@ -24,6 +26,10 @@ def text_of(run: ContainerRun) -> str:
     lines = (run.directory / "log").read_text().splitlines()
     assert all(CRI_LINE.match(line) for line in lines)
     return "\n".join(line.split(" ", 3)[3] for line in lines)
+
+
+def machine_limit() -> int:
+    return int(Path("/proc/sys/kernel/pid_max").read_text())
 
 
 async def ran(node: Node, run: ContainerRun) -> tuple[Exit, str]:
@@ -67,6 +73,35 @@ async def test_the_root_is_the_containers_own(node: Node) -> None:
     processes, *rest = lines[6:]
     assert int(processes) <= 5
     assert rest == ["podwire-init", "lo", "/made/for/me"]
+
+
+async def test_secrets_of_the_node_are_not_shown(node: Node) -> None:
+    """The node's /etc is visible, and with the local driver that is the machine's: its password hashes and keys are not."""
+    script = "cat /etc/shadow 2>/dev/null | wc -c; find /etc/ssl/private/ /etc/ssh/ -type f | wc -l; grep -c root: /etc/passwd"
+    _, text = await ran(node, node.container(node.sandbox(), "sh", "-c", script))
+    assert text.split()[-1] == "1"
+    assert text.split()[0] == text.split()[-2] == "0"
+
+
+@pytest.mark.skipif(KERNEL < (6, 14), reason="the kernel counts processes for the whole machine only")
+async def test_a_fork_bomb_ends_at_a_number(node: Node) -> None:
+    """It once took the machine: nothing but the kernel's own limit stood in its way. Here 2,048 processes are all it gets."""
+    before = machine_limit()
+    bomb = "i=0; while [ $i -lt 3000 ]; do sleep 30 & i=$((i+1)); done; echo all started"
+    end, text = await ran(node, node.container(node.sandbox(), "sh", "-c", f"cat /proc/sys/kernel/pid_max; {bomb}"))
+    assert text.startswith("2048\n")
+    assert "all started" not in text
+    assert "fork" in text.lower()
+    assert end.code != 0
+    assert machine_limit() == before
+
+
+async def test_proc_1_fd_1_is_the_log(node: Node) -> None:
+    """Scripts write there from anywhere in a container, as its first process is the command elsewhere."""
+    _, text = await ran(
+        node, node.container(node.sandbox(), "sh", "-c", "echo one; echo two > /proc/1/fd/1; echo three > /proc/1/fd/2")
+    )
+    assert sorted(text.split()) == ["one", "three", "two"]
 
 
 async def test_rights_are_a_container_engines_defaults(node: Node) -> None:
