@@ -6,6 +6,7 @@ changed (so that nothing is written). Pure.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -22,6 +23,22 @@ PHASES = {
     state.POD_PHASE_RUNNING: "Running",
     state.POD_PHASE_SUCCEEDED: "Succeeded",
     state.POD_PHASE_FAILED: "Failed",
+}
+
+_MACHINE = os.uname()  # controller and nodes share a kernel
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+# Every field that Kubernetes requires, so that its clients can read a node; empty where a network twin has nothing to say.
+NODE_INFO = {
+    "architecture": _ARCHITECTURES.get(_MACHINE.machine, _MACHINE.machine),
+    "bootID": "",
+    "containerRuntimeVersion": "podwire://",
+    "kernelVersion": _MACHINE.release,
+    "kubeProxyVersion": "",
+    "kubeletVersion": "",
+    "machineID": "",
+    "operatingSystem": "linux",
+    "osImage": "podwire",
+    "systemUUID": "",
 }
 
 
@@ -213,7 +230,7 @@ def node_status(
         ]
     if agent_port:
         status["daemonEndpoints"] = {"kubeletEndpoint": {"Port": agent_port}}
-    info = {**old.get("nodeInfo", {}), "operatingSystem": "linux"}
+    info = {**NODE_INFO, **old.get("nodeInfo", {})}
     if agent_version:
         info |= {"kubeletVersion": f"podwire {agent_version}", "bootID": boot_id}
     status["nodeInfo"] = info

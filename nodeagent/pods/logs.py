@@ -104,6 +104,8 @@ async def read_log(source: LogSource, query: LogQuery, *, clock: Clock) -> Async
     while not known and follow and not gone():
         await clock.sleep(POLL_S)
         known = attempts(directory)
+    if not known and not previous and gone():
+        return  # it ended without a word: an init container's stand-in, for one
     if len(known) < (2 if previous else 1):
         which = "previous attempt" if previous else "log yet"
         raise NotFound(f"container {directory.name} has no {which}", hint="leave out --previous" if previous else "")

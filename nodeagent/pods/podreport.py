@@ -109,7 +109,7 @@ def pod_report(
         addresses=pod.addresses,
         phase=phase(pod, init, containers, stopped=stopped),
         containers=[_container(one) for one in containers],
-        init_containers=[_container(one) for one in init],
+        init_containers=[_container(one, initial=True) for one in init],
         started_unix_ms=started_ms,
         events=events,
         message=waiting.message if waiting else "",
@@ -117,11 +117,13 @@ def pod_report(
     )
 
 
-def _container(one: Tracked) -> state.ContainerReport:
+def _container(one: Tracked, *, initial: bool = False) -> state.ContainerReport:
+    """An init container is ready once it has succeeded, as Kubernetes has it."""
+    succeeded = initial and one.phase == TERMINATED and one.end is not None and one.end.code == 0
     report = state.ContainerReport(
         name=one.spec.name,
         phase=_PHASES[one.phase],
-        ready=one.ready,
+        ready=one.ready or succeeded,
         started=one.started,
         restart_count=one.attempt,
         reason=one.reason,

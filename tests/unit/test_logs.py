@@ -58,8 +58,11 @@ async def test_the_newest_attempt_and_the_one_before(tmp_path: Path) -> None:
 
 
 async def test_what_is_not_there_is_said(tmp_path: Path) -> None:
+    coming = LogSource(tmp_path / "web", gone=lambda: False)
     with pytest.raises(NotFound, match="no log yet"):
-        await text_of(read_log(LogSource(tmp_path / "web"), LogQuery(), clock=ScriptedClock()))
+        await text_of(read_log(coming, LogQuery(), clock=ScriptedClock()))
+    over = LogSource(tmp_path / "web")
+    assert await text_of(read_log(over, LogQuery(), clock=ScriptedClock())) == ""
     write(tmp_path, 0, line("x"))
     with pytest.raises(NotFound, match="no previous attempt"):
         await text_of(read_log(LogSource(tmp_path, previous=True), LogQuery(), clock=ScriptedClock()))
