@@ -7,6 +7,7 @@ same functions.
 
 from __future__ import annotations
 
+import platform
 import shutil
 import subprocess
 import sys
@@ -64,21 +65,23 @@ except ImportError:  # `make protos` outside a build
 else:
 
     class ProtoBuildHook(BuildHookInterface):  # type: ignore[type-arg]
-        """Runs before a wheel or an editable install is assembled."""
+        """Runs before a wheel or an editable install is assembled; a source distribution carries nothing that is generated."""
 
         def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-            """Generates, compiles, and marks the wheel as specific to this machine type when it carries the helper."""
+            """Generates, compiles, and tags the wheel with this machine's type; raises RuntimeError for one without the helper."""
+            if self.target_name != "wheel":
+                return
             generate_stubs(Path(self.root))
-            if build_helper(Path(self.root)) and self.target_name == "wheel":
-                build_data["infer_tag"] = False
-                build_data["pure_python"] = False
-                build_data["tag"] = f"py3-none-{_platform_tag()}"
+            if not build_helper(Path(self.root)) and version != "editable":
+                raise RuntimeError("a wheel carries the compiled helper, and there is no C compiler here: install gcc")
+            build_data["pure_python"] = False
+            build_data["tag"] = f"py3-none-{platform_tag()}"
 
 
-def _platform_tag() -> str:
-    import sysconfig  # noqa: PLC0415 - used only when building a wheel
-
-    return sysconfig.get_platform().replace("-", "_").replace(".", "_")
+def platform_tag() -> str:
+    """The machine type, with every libc: the helper is static, and nothing else in the wheel is compiled."""
+    machine = platform.machine()
+    return f"manylinux_2_17_{machine}.musllinux_1_1_{machine}"
 
 
 if __name__ == "__main__":
