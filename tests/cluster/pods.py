@@ -56,7 +56,7 @@ async def gone(client: ControlClient, *names: str) -> None:
     """Deletes pods and waits until nothing is left of them."""
     for name in names:
         with contextlib.suppress(NotFound):
-            await client.delete("pods", name, namespace="default", grace_s=0)
+            await client.delete("pods", name, namespace="default")
 
     async def none_left() -> bool:
         left = {document["metadata"]["name"] for document in (await client.list("pods", namespace="default")).documents}
