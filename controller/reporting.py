@@ -17,6 +17,7 @@ from controller.ipam import ADDRESSES, Operations, release
 from controller.objects.registry import Registry
 from controller.snapshot import Pod, Snapshot
 from controller.status import pod_status, rfc3339, silenced
+from controller.waiting import event_within
 from podwire.api.v1 import state_pb2 as state
 from podwire.errors import Conflict, Exhausted, NotFound
 from podwire.seams import Clock, failpoint
@@ -24,6 +25,8 @@ from podwire.seams import Clock, failpoint
 log = structlog.get_logger(__name__)
 
 Doc = dict[str, Any]
+IDLE_S = 3600.0
+RETRY_S = 0.2  # after a removal that met another change
 
 
 class Reporting:
@@ -87,7 +90,7 @@ class Reporting:
     async def run(self) -> None:
         """Writes until cancelled."""
         while True:
-            await self._wakeup.wait()
+            await event_within(self._clock, RETRY_S if self._removed else IDLE_S, self._wakeup)
             self._wakeup.clear()
             await self.write_all()
 
@@ -140,13 +143,19 @@ class Reporting:
         if pod is not None and (pod.node != node or not pod.view.terminating):
             return
         operations = self.releases(uid, node)
+        if pod is None and not operations.writes:
+            return
         try:
             if pod is not None:
                 await self._registry.remove("pods", *pod.key, uid, also=operations.writes, given=operations.given)
-            elif operations.writes:
+            else:
                 await self._registry.store.transact(operations.given, operations.writes)
             failpoint("pod.removed")
-        except (NotFound, Conflict):  # somebody was faster: the next pass sees what is left
+        except (
+            NotFound,
+            Conflict,
+            Exhausted,
+        ):  # somebody was faster, or the disk is full: the next pass sees what is left
             self._removed.setdefault(uid, node)
 
     def releases(self, uid: str, node: str) -> Operations:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from nodeagent.apply import Applied, Applier, Threads
-from nodeagent.config import ENDS_EVERY_S, LOOK_AGAIN_S, RESYNC_S, RETRY_S
+from nodeagent.config import ENDS_EVERY_S, LOOK_AGAIN_S, RESYNC_S, RETRY_S, WARM_AFTER_S
 from nodeagent.departures import Departures
 from nodeagent.desired import Assembler, Desired
 from nodeagent.diff import View, diff
@@ -113,6 +113,7 @@ class NodeAgent:
         self._intents: list[Record] = []  # slots given to pods and not yet durable
         self._retry_s = RETRY_S
         self._planned = Planned()
+        self._acted_at = float("-inf")
         self._cleaning: dict[str, float] = {}  # slots dropped, and when: the kernel takes a moment to follow
         self.pod_errors: dict[str, str] = {}
         self.errors: list[str] = []
@@ -170,6 +171,7 @@ class NodeAgent:
                     pause = await self.reconcile()
                 except KernelError as error:
                     self.errors = [error.message]
+                    self._look_by = float("-inf")
                     log.warning("reading_failed", reason=error.message)
                     pause = self._back_off()
                 self.turned.set()
@@ -216,13 +218,17 @@ class NodeAgent:
         self._start_containers(desired)
         self._finish_departures()
         self._settle(desired, applied, operations)
-        if not operations:
+        if operations:
+            self._acted_at = now
+        idle_at = self._acted_at + WARM_AFTER_S
+        if now >= idle_at:
             await self._make_warm()
+            idle_at = float("inf")
         if applied.failed:
             self._look_by = self._clock.monotonic()
             return self._back_off()
         self._retry_s = RETRY_S
-        return max(SHORTEST_PAUSE_S, self._look_by - self._clock.monotonic())
+        return max(SHORTEST_PAUSE_S, min(self._look_by, idle_at) - self._clock.monotonic())
 
     def _back_off(self) -> float:
         pause = self._retry_s
@@ -232,6 +238,7 @@ class NodeAgent:
     async def _read(self, desired: Desired) -> None:
         wiring, making = self._threads.wiring, self._threads.making
         now = self._clock.monotonic()
+        self._look_by = now + RESYNC_S  # set first: a hint that comes while we read asks for another reading
         link, addresses, mtu = await wiring(self._kernel.underlay)
         now_at = [str(address) for address in addresses]
         news = self._reading is None or self._reading.underlay[2] != mtu or now_at != self.underlay_addresses
@@ -253,7 +260,6 @@ class NodeAgent:
         if news:
             self._tell(())  # once the reading, which the report is made from, is there
         self._cleaning = {slot: since for slot, since in self._cleaning.items() if now - since < CLEANING_S}
-        self._look_by = now + RESYNC_S
 
     def _view(self, desired: Desired) -> View:
         reading = self._reading
@@ -279,7 +285,7 @@ class NodeAgent:
 
     def _is_wanted(self, uid: str, desired: Desired) -> bool:
         """A pod that ends keeps its network until its containers are gone, but is not given one anew."""
-        if uid in self._departures.leaving or uid in self._departures.gone:
+        if self._departures.has_left(uid):
             return False
         if not desired.pods[uid].terminating:
             return True
@@ -302,6 +308,8 @@ class NodeAgent:
             link.uid for link in reading.observed.pods
         }
         done = self._departures.finish(held)
+        if self._departures.leaving:  # the kernel takes a moment to follow
+            self._look_by = min(self._look_by, self._clock.monotonic() + READ_BACK_S)
         if not done:
             return
         slots = [slot for slot, owner in self._slots.owners.items() if owner in done]
@@ -325,10 +333,9 @@ class NodeAgent:
             reading.sandboxes.pop(slot, None)
             reading.ends.pop(slot, None)
             self._cleaning[slot] = now
+        leaving = self._departures.leaving
         self._journal.append(
-            self._slots.forget(
-                slot for slot in applied.dropped if self._slots.owners.get(slot) not in self._departures.leaving
-            )
+            self._slots.forget(slot for slot in applied.dropped if self._slots.owners.get(slot) not in leaving)
         )
         touched = {op.link.uid for op in operations if isinstance(op, WirePod)}
         for uid in touched:

@@ -13,6 +13,7 @@ LOOK_AGAIN_S = 0.25  # after a hint of drift, a reading is at most this late
 ENDS_EVERY_S = 5.0  # and the insides of sandboxes at least this often
 RETRY_S = 0.1  # first retry after a failure; doubles up to RESYNC_S
 WARM_SANDBOXES = 8  # made ahead while idle
+WARM_AFTER_S = 0.5  # idle is who has had nothing to do for this long
 SILENCE_FACTOR = 3  # heartbeats missed before the stream is taken for dead
 
 

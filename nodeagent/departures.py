@@ -32,6 +32,10 @@ class Departures:
         """Pods whose containers are gone and whose network is not, yet."""
         return frozenset(self._leaving)
 
+    def has_left(self, uid: str) -> bool:
+        """Whether a pod has no container any more."""
+        return uid in self._leaving or uid in self._gone
+
     @property
     def gone(self) -> frozenset[str]:
         """Pods of which nothing is left, and that may still be waited for."""

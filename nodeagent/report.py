@@ -60,8 +60,12 @@ class Reports:
         )
 
     def report(self, uids: Iterable[str], *, complete: bool = False) -> state.NodeReport:
-        """The node, and these pods as they are now."""
+        """The node, and these pods as they are now. That a pod is gone is said once on a stream: the first report of the next repeats
+        what may have been lost with this one.
+        """
         agent = self._agent
+        uids = frozenset(uids)
+        gone = agent.gone()
         reading = agent.reading
         return state.NodeReport(
             pods=[
@@ -79,7 +83,7 @@ class Reports:
             repairs=agent.drift.take(),
             complete=complete,
             privileges=self._facts.privileges,
-            removed_uids=agent.gone(),
+            removed_uids=gone if complete else [uid for uid in gone if uid in uids],
         )
 
     def _pod(self, pod: state.PodState, *, whole: bool) -> state.PodReport:

@@ -171,7 +171,7 @@ class SystemDisk:
 
 
 class PassingDisk(SystemDisk):
-    """The same for files on a tmpfs, which end with their machine anyway: whole or absent, and never synced."""
+    """The same for files that need not outlive the machine's next start: whole or absent, and never synced."""
 
     def replace(self, path: Path, content: bytes) -> None:
         beside = path.with_name(f".{path.name}.new")

@@ -2,7 +2,7 @@
 
 In: a `ContainerRun`. Out: an `Exit`, which is on disk (`exit.json` in the run's directory) before anyone is told, so that it
 survives the agent. `process.py` runs real processes through the C helper, `hosted.py` the built-in images and stand-ins through the
-workload host; `lifecycle.py` decides when. Files of one run live in STATE/pods/UID/CONTAINER/ATTEMPT/: `log`, `exit.json`.
+workload host; `lifecycle.py` decides when. Files of one run live in STATE/pods/UID.CONTAINER.ATTEMPT/: `log`, `exit.json`.
 """
 
 from __future__ import annotations

@@ -111,9 +111,9 @@ class PodLifecycles:
 
     def forget(self, uid: str) -> None:
         """Nothing of the pod is left: its files go. Only after `stop`."""
-        self._lives.pop(uid, None)
+        life = self._lives.pop(uid, None)
         self._messages.pop(uid, None)
-        self._records.forget(uid)
+        self._records.forget(uid, (*life.init, *life.containers) if life else ())
 
     def known(self) -> frozenset[str]:
         """Pods that have containers or files here."""
@@ -141,8 +141,8 @@ class PodLifecycles:
         """Where a container's log is (the first's, when none is named), and whether more may come; raises NotFound."""
         life = self._life(uid)
         one = life.tracked(container)
-        directory = self._records.directory(one.run_id(uid)).parent
-        return LogSource(directory, previous, gone=lambda: life.is_over(one))
+        run = one.run_id(uid)
+        return LogSource(self._records.directory(run).with_suffix(""), previous, gone=lambda: life.is_over(one))
 
     def _life(self, uid: str) -> PodLife:
         life = self._lives.get(uid)

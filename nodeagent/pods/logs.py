@@ -1,4 +1,4 @@
-"""Reads what containers wrote. In: a container's directory (STATE/pods/UID/CONTAINER) with a directory per attempt. Out: chunks of bytes.
+"""Reads what containers wrote. In: where its runs' directories are (STATE/pods/UID.CONTAINER, and `.ATTEMPT` for each). Out: bytes.
 
 Each attempt has `log`, perhaps `log.1` before it (rotated at 10 MiB), both in the CRI's format, written by `helper/log.c` or the
 workload host. Following polls: it goes through rotations and on to the next attempt, and ends when the container is gone for good.
@@ -65,19 +65,21 @@ def tail_start(text: bytes | mmap, count: int) -> tuple[int, int]:
     return 0, count - seen
 
 
-def attempts(directory: Path) -> list[int]:
+def attempts(runs: Path) -> list[int]:
     """Attempts that have a directory, oldest first."""
+    begins = f"{runs.name}."
     try:
-        return sorted(int(entry.name) for entry in directory.iterdir() if entry.name.isdigit())
+        ends = [name.removeprefix(begins) for name in os.listdir(runs.parent) if name.startswith(begins)]  # noqa: PTH208
     except FileNotFoundError:
         return []
+    return sorted(int(end) for end in ends if end.isdigit())
 
 
 @dataclass(frozen=True, slots=True)
 class LogSource:
-    """Whose log: the container's directory, which attempt, and whether the container will not come back."""
+    """Whose log: its runs' directories without their `.ATTEMPT`, which attempt, and whether the container will not come back."""
 
-    directory: Path
+    runs: Path
     previous: bool = False
     gone: Callable[[], bool] = lambda: True
 
@@ -97,22 +99,24 @@ async def read_log(source: LogSource, query: LogQuery, *, clock: Clock) -> Async
     With `follow`, what comes later too, until `gone()` says that the container will not come back and all is read. Raises NotFound
     where there is no such attempt (following waits for the first one instead).
     """
-    directory, previous, gone = source.directory, source.previous, source.gone
+    runs, previous, gone = source.runs, source.previous, source.gone
     follow, timestamps = query.follow, query.timestamps
     tail_lines = -1 if query.tail_lines is None else query.tail_lines
-    known = attempts(directory)
+    known = attempts(runs)
     while not known and follow and not gone():
         await clock.sleep(POLL_S)
-        known = attempts(directory)
+        known = attempts(runs)
     if not known and not previous and gone():
         return  # it ended without a word: an init container's stand-in, for one
     if len(known) < (2 if previous else 1):
         which = "previous attempt" if previous else "log yet"
-        raise NotFound(f"container {directory.name} has no {which}", hint="leave out --previous" if previous else "")
+        raise NotFound(
+            f"container {runs.name.rpartition('.')[2]} has no {which}", hint="leave out --previous" if previous else ""
+        )
     attempt = known[-2] if previous else known[-1]
     following = follow and not previous
     while True:
-        with _Reader(directory / str(attempt), tail_lines) as reader:
+        with _Reader(runs.with_name(f"{runs.name}.{attempt}"), tail_lines) as reader:
             starts, ended = True, not following
             while True:
                 lines = reader.more()
@@ -122,10 +126,10 @@ async def read_log(source: LogSource, query: LogQuery, *, clock: Clock) -> Async
                 elif ended:
                     break
                 else:  # asked before the last look, so that nothing written before the end is missed
-                    ended = gone() or any(newer > attempt for newer in attempts(directory))
+                    ended = gone() or any(newer > attempt for newer in attempts(runs))
                     if not ended:
                         await clock.sleep(POLL_S)
-        newer_attempts = [newer for newer in attempts(directory) if newer > attempt]
+        newer_attempts = [newer for newer in attempts(runs) if newer > attempt]
         if not following or not newer_attempts:
             return
         attempt, tail_lines = newer_attempts[0], -1

@@ -1,15 +1,15 @@
 """What is kept of a pod's runs, and what a new agent finds of them.
 
-In: runs as they begin. Out: `Tracked` values for the containers of a pod, as of now. Under STATE/pods/UID/CONTAINER stand the number of
-the present attempt (from the second on: the first is known by its directory) and a directory per attempt with its log and its end.
-Under RUN/pods/UID, in memory and gone with the node, stand the files that containers read and which sandbox all of it belongs to.
+In: runs as they begin. Out: `Tracked` values for the containers of a pod, as of now. In STATE/pods stand a directory per run,
+UID.CONTAINER.ATTEMPT, with its log and its end, and UID.CONTAINER.attempt, the number of the present attempt (from the second on: the
+first is known by its directory). They stand side by side because a directory costs more than all that is in it. Under RUN/pods/UID, in memory and gone with the node, stand the files that containers read and which sandbox all of it belongs to.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +24,7 @@ from nodeagent.pods.restarts import LOST
 from nodeagent.workload.wire import EXIT_FILE, decode_exit
 from podwire.seams import Clock, Disk
 
-ATTEMPT_FILE = "attempt"
+ATTEMPT = "attempt"
 MEMORY_FILE = "memory.json"
 
 
@@ -61,24 +61,32 @@ class Records:
         None  # for the files below the run directory, which need no syncs; `disk` where there is none
     )
     running: set[RunId] = field(default_factory=set)
-    _found: set[str] | None = None  # pods that had files here when they were first asked for
+    _found: dict[str, list[str]] | None = None  # what stood in STATE/pods when it was last looked at, by pod
+    _restored: set[str] = field(default_factory=set)  # pods whose files may be others by now
 
     def directory(self, run: RunId) -> Path:
         """Where a run's `log` and `exit.json` are."""
-        return self._state(run.uid) / run.container / str(run.attempt)
+        return self._place(run.uid, run.container, run.attempt)
 
     def files(self, uid: str) -> Path:
         """The directory with the pod's `hosts`, `resolv.conf` and `hostname`."""
         return self.run_dir / "pods" / uid
 
-    def _state(self, uid: str) -> Path:
-        return self.state_dir / "pods" / uid
+    def _place(self, uid: str, container: str, what: int | str) -> Path:
+        return self.state_dir / "pods" / f"{uid}.{container}.{what}"
+
+    def _names(self, uid: str) -> Sequence[str]:
+        """What stands there of a pod; looked up once for all pods."""
+        if self._found is None:
+            self._found = {}
+            for name in self.disk.names(self.state_dir / "pods"):
+                self._found.setdefault(name.lstrip(".").partition(".")[0], []).append(name)
+        return self._found.get(uid, ())
 
     def known(self) -> set[str]:
         """Pods that had files here when this agent started, or have runs that nobody has taken up."""
-        if self._found is None:
-            self._found = set(self.disk.names(self.state_dir / "pods"))
-        return self._found | {run.uid for run in self.running}
+        self._names("")
+        return {*(self._found or ()), *(run.uid for run in self.running)}
 
     def orphans(self, uid: str) -> list[RunId]:
         """Running containers of a pod that was not restored."""
@@ -86,14 +94,13 @@ class Records:
 
     def restore(self, uid: str, spec: Container, memory: Memory | None) -> Tracked:
         """The container as it is now: never run, running, or ended, seen or unseen."""
-        place = self._state(uid) / spec.name
-        started = {int(name) for name in self.disk.names(place) if name.isdecimal()}
+        begins = f"{uid}.{spec.name}."
+        names = [name.removeprefix(begins) for name in self._names(uid) if name.startswith(begins)]
+        started = {int(name) for name in names if name.isdecimal()}
         mine = {run for run in self.running if (run.uid, run.container) == (uid, spec.name)}
         self.running -= mine
-        written = self.disk.read(place / ATTEMPT_FILE) or b""
+        written = (self.disk.read(self._place(uid, spec.name, ATTEMPT)) or b"") if ATTEMPT in names else b""
         begun = {int(written)} if written.isdigit() else set()
-        if self._end(RunId(uid, spec.name, 0)) is not None:
-            started.add(0)
         attempts = started | begun | {run.attempt for run in mine}
         if not attempts:
             return Tracked(spec)
@@ -121,12 +128,15 @@ class Records:
 
     def begin_attempt(self, run: RunId) -> None:
         """Makes the number of a further attempt durable, and drops the run before the last."""
-        self.disk.replace(self._state(run.uid) / run.container / ATTEMPT_FILE, str(run.attempt).encode())
+        self.disk.replace(self._place(run.uid, run.container, ATTEMPT), str(run.attempt).encode())
         if run.attempt >= 2:
             shutil.rmtree(self.directory(RunId(run.uid, run.container, run.attempt - 2)), ignore_errors=True)
 
     def recall(self, uid: str) -> Memory | None:
-        """What was remembered of the pod since the node started."""
+        """What was remembered of the pod since the node started; `restore` of its containers comes next."""
+        if uid in self._restored:
+            self._found = None  # it ran since we looked
+        self._restored.add(uid)
         content = self.disk.read(self.files(uid) / MEMORY_FILE)
         try:
             return None if content is None else msgspec.json.decode(content, type=Memory)
@@ -149,21 +159,30 @@ class Records:
         if disk.read(path) != content:
             disk.replace(path, content)
 
-    def forget(self, uid: str) -> None:
-        """Removes everything of a pod."""
-        for place in (self.files(uid), self._state(uid)):
+    def forget(self, uid: str, containers: Iterable[Tracked]) -> None:
+        """Removes everything of a pod, of which these containers ran since this agent started."""
+        found = self._found.pop(uid, ()) if self._found else ()
+        self._restored.discard(uid)
+        places = [self.files(uid), *(self.state_dir / "pods" / name for name in found)]
+        for one in containers:
+            kept = (one.attempt, one.attempt - 1, ATTEMPT) if one.attempt else (0,)
+            places += [self._place(uid, one.spec.name, what) for what in kept]
+        for place in places:
             with suppress(OSError):
-                _remove(place)
-        if self._found is not None:
-            self._found.discard(uid)
+                if place.is_dir():
+                    _remove(place)
+                else:
+                    place.unlink()
 
 
 def _remove(directory: str | os.PathLike[str]) -> None:
-    """Nothing of the pod runs any more, so nobody can put a link in the way: shutil.rmtree, which assumes that, takes three times as long."""
+    """Links are not followed. Nothing of the pod runs any more, so none can appear while we look: shutil.rmtree, which reckons with
+    that, takes three times as long.
+    """
     with os.scandir(directory) as entries:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
                 _remove(entry.path)
             else:
-                os.unlink(entry.path)  # noqa: PTH108 - as above
-    os.rmdir(directory)  # noqa: PTH106
+                os.unlink(entry.path)  # noqa: PTH108 - pathlib doubles what this costs
+    os.rmdir(directory)  # noqa: PTH106 - likewise

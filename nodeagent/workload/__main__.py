@@ -14,7 +14,7 @@ from pathlib import Path
 from nodeagent.workload.commands import shells
 from nodeagent.workload.host import Host
 from nodeagent.workload.wire import SOCKET_NAME
-from podwire.seams import SystemClock, SystemDisk
+from podwire.seams import PassingDisk, SystemClock, SystemDisk
 
 HELPER_SOCKET = "helper.sock"
 
@@ -29,7 +29,7 @@ def raise_descriptor_limit() -> int:
 async def _serve(run_dir: Path) -> None:
     clock = SystemClock()
     shell_for = shells(run_dir / HELPER_SOCKET, run_dir, clock)
-    host = Host(clock, SystemDisk(), shell_for=shell_for, descriptors=raise_descriptor_limit())
+    host = Host(clock, SystemDisk(), PassingDisk(), shell_for=shell_for, descriptors=raise_descriptor_limit())
     serving = asyncio.ensure_future(host.serve(run_dir / SOCKET_NAME))
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, serving.cancel)
     try:

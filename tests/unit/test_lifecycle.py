@@ -93,7 +93,7 @@ async def test_log_source_says_when_nothing_more_comes() -> None:
     world = World()
     await world.ensure(pod(container("a"), container("b"), policy="ON_FAILURE"))
     a, b = world.lives.log_source(UID), world.lives.log_source(UID, "b", previous=True)
-    assert (a.directory.name, b.directory.name, b.previous) == ("a", "b", True)
+    assert (a.runs.name, b.runs.name, b.previous) == (f"{UID}.a", f"{UID}.b", True)
     assert not a.gone()
     world.hosted.finish("a", 0)
     world.hosted.finish("b", 1)

@@ -39,8 +39,9 @@ def line(text: str, tag: str = "F", number: int = 0) -> str:
 
 
 def write(directory: Path, attempt: int, *lines: str, name: str = "log") -> None:
-    (directory / str(attempt)).mkdir(exist_ok=True)
-    with (directory / str(attempt) / name).open("a") as file:
+    run = directory.with_name(f"{directory.name}.{attempt}")
+    run.mkdir(exist_ok=True)
+    with (run / name).open("a") as file:
         file.write("".join(lines))
 
 
@@ -86,7 +87,8 @@ async def test_timestamps_stand_before_whole_lines(tmp_path: Path) -> None:
 
 
 async def test_following_goes_through_rotations_and_attempts_until_the_end(tmp_path: Path) -> None:
-    log, older = tmp_path / "0" / "log", tmp_path / "0" / "log.1"
+    run = tmp_path.with_name(f"{tmp_path.name}.0")
+    log, older = run / "log", run / "log.1"
 
     def rotate() -> None:
         write(tmp_path, 0, line("last before"))
