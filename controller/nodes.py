@@ -87,24 +87,24 @@ class Nodes:
     async def _ensure(self, node: str) -> None:
         if node in self._snapshot.nodes:
             return
-        entry = await self._registry.store.get(f"{JOINED}{node}")
-        grant = msgspec.json.decode(entry.value, type=Grant) if entry else Grant()
-        planned = next((each for each in self._snapshot.spec.nodes if each.name == node), None)
-        zone = grant.zone or (planned.zone if planned else "")
-        labels = {
-            **(planned.labels if planned else {}),
-            **grant.labels,
-            HOSTNAME_LABEL: node,
-            "kubernetes.io/os": "linux",
-        }
-        if zone:
-            labels[ZONE_LABEL] = zone
+        grant = await self._grant(node)
+        labels = {**grant.labels, HOSTNAME_LABEL: node, "kubernetes.io/os": "linux"}
+        if grant.zone:
+            labels[ZONE_LABEL] = grant.zone
         doc = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": node, "labels": labels}, "spec": {}}
         try:
             doc = await self._registry.create(doc)
             self._events.record(doc, "Normal", "Registered", f"Node {node} joined the cluster")
         except AlreadyExists:
             return
+
+    async def _grant(self, node: str) -> Grant:
+        """What its token said; a node that joined a store before this one is as the Cluster document has it."""
+        entry = await self._registry.store.get(f"{JOINED}{node}")
+        if entry:
+            return msgspec.json.decode(entry.value, type=Grant)
+        planned = next((each for each in self._snapshot.spec.nodes if each.name == node), None)
+        return Grant(planned.zone, planned.labels) if planned else Grant()
 
     async def _give_ranges(self, node: str, brought: Sequence[str]) -> Doc:
         while True:

@@ -18,6 +18,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from podwire.drivers.base import DriverNode, Endpoint, Fact, Progress, UpOptions, state_directory
 from podwire.drivers.local import control, layout, processes
 from podwire.errors import PodwireError, Unavailable, Unsupported
@@ -90,10 +92,12 @@ class LocalDriver:
 
     async def add_node(self, node: NodeSpec) -> None:
         control.call(self._paths.control_socket, "add", node.name)
+        self._remember_nodes(add=node)
         await self._introduce([node])
 
     async def delete_node(self, name: str) -> None:
         control.call(self._paths.control_socket, "delete", name)
+        self._remember_nodes(remove=name)
         shutil.rmtree(self._paths.node(name), ignore_errors=True)
 
     async def pause_node(self, name: str) -> None:
@@ -160,6 +164,13 @@ class LocalDriver:
         content = json.dumps(spec.document(), indent=2).encode()
         if self._disk.read(self._paths.cluster_file) != content:
             self._disk.replace(self._paths.cluster_file, content)
+
+    def _remember_nodes(self, *, add: NodeSpec | None = None, remove: str = "") -> None:
+        """The document, which the controller follows, has the nodes there are."""
+        document = json.loads(self._disk.read(self._paths.cluster_file) or b"{}")
+        left = [node for node in document["spec"]["nodes"] if node["name"] != remove]
+        document["spec"]["nodes"] = left + ([msgspec.to_builtins(add)] if add else [])
+        self._disk.replace(self._paths.cluster_file, json.dumps(document, indent=2).encode())
 
     def _choose_members(self, spec: ClusterSpec) -> None:
         """Gives each node its number; those of an earlier supervisor's life keep theirs."""
