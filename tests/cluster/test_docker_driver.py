@@ -18,11 +18,14 @@ from podwire.drivers.docker import DockerDriver
 from podwire.errors import AlreadyExists, InvalidInput, NotFound, Unavailable
 from podwire.model.cluster import NodeSpec
 from podwire.seams import SystemClock
+from tests.cluster import pods
+from tests.cluster.commandline import CommandLine
 from tests.cluster.harness import Cluster, cluster_spec, containers, docker, eventually, no_progress, running
 
 pytestmark = pytest.mark.cluster
 
 NET_ADMIN, SYS_ADMIN = 12, 21
+SHELL = pods.pod("shell", "a", pods.command("shell", "sh", "-c", "echo hello; exec sleep infinity"))
 
 
 def effective_capabilities(container: str) -> int:
@@ -240,3 +243,20 @@ async def test_a_range_of_the_host_is_refused_before_anything_is_made(docker_eng
         await DockerDriver("test-collision").up(spec, UpOptions(), no_progress)
     assert caught.value.field == "spec.underlayCIDR"
     assert containers("test-collision") == {}
+
+
+async def test_pods_run_and_are_entered_with_few_rights_as_with_all(docker_cluster: Cluster) -> None:
+    """Traffic of pods is in test_packets (privileged) and test_dual_stack (restricted)."""
+    mode = "restricted" if docker_cluster.restricted else "privileged"
+    command = CommandLine(docker_cluster.spec.name)
+    assert {node["privileges"] for node in command.json("status")["nodes"]} == {mode}
+    facts = {fact["name"]: fact for fact in command.json("doctor")["facts"]}
+    assert facts["node privileges"]["found"].startswith(mode)
+    async with docker_cluster.client() as client, pods.applied(client, SHELL, pods.pod("web", "b")) as addresses:
+        assert command.run("logs", "shell").stdout == "hello\n"
+        reach = f"cat; ping -c1 -W2 {addresses['web']} >&2; exit 7"
+        done = command.run("exec", "shell", "-i", "--", "sh", "-c", reach, code=7, stdin="in\n")
+        assert done.stdout == "in\n"
+        assert " 0% packet loss" in done.stderr
+        seen = command.run("exec", "web", "--", "curl", "-s", f"{addresses['web']}:{pods.HTTP_PORT}/hostname").stdout
+        assert seen == "web"
