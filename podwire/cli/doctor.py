@@ -94,4 +94,7 @@ def _machine() -> list[Fact]:
 
 
 def _verdict(fact: Fact) -> str:
-    return "yes" if fact.ok else "no"
+    """What is fine, what can be done without, and what must be mended."""
+    if not fact.ok:
+        return "no"
+    return "could be better" if fact.fix else "yes"

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import subprocess
 import sys
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from nodeagent.kernel import probe
@@ -20,19 +23,31 @@ from podwire.errors import PodwireError, Unsupported
 
 ATTEMPT_TIMEOUT_S = 30.0
 
-# What a capability of the kernel is for, whether a cluster works without it, and how to get it.
-_FIXES = {
-    "bridge": (True, "load the module: modprobe bridge"),
-    "vxlan": (True, "load the module: modprobe vxlan"),
-    "nft-ip": (True, "load the module: modprobe nf_tables"),
-    "nft-bridge": (True, "load the module: modprobe nf_tables; until then use `network: {guard: false}`"),
-    "nft-ip6": (False, "load the module: modprobe nf_tables; needed for dual stack"),
-    "bridge-nf": (False, "load the module: modprobe br_netfilter; Services will need it"),
-    "ipv6": (False, "boot without ipv6.disable=1; needed for dual stack"),
-    "sctp": (False, "load the module: modprobe sctp"),
-    "wireguard": (False, "load the module: modprobe wireguard"),
-    "netem": (False, "load the module: modprobe sch_netem; needed to impair links"),
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A capability of the kernel: the module that brings it, the option it is built with, and what it is for."""
+
+    module: str
+    option: str
+    needed: bool = False  # a cluster does not work without it
+    remark: str = ""
+
+
+_PARTS = {
+    "bridge": _Part("bridge", "CONFIG_BRIDGE", needed=True),
+    "vxlan": _Part("vxlan", "CONFIG_VXLAN", needed=True),
+    "nft-ip": _Part("nf_tables", "CONFIG_NF_TABLES_IPV4, CONFIG_NFT_MASQ and CONFIG_NFT_FIB_IPV4", needed=True),
+    "nft-bridge": _Part("nf_tables", "CONFIG_NF_TABLES_BRIDGE", needed=True, remark="or `network: {guard: false}`"),
+    "nft-ip6": _Part(
+        "nf_tables", "CONFIG_NF_TABLES_IPV6, CONFIG_NFT_MASQ and CONFIG_NFT_FIB_IPV6", remark="needed for dual stack"
+    ),
+    "bridge-nf": _Part("br_netfilter", "CONFIG_BRIDGE_NETFILTER", remark="Services will need it"),
+    "sctp": _Part("sctp", "CONFIG_IP_SCTP"),
+    "wireguard": _Part("wireguard", "CONFIG_WIREGUARD"),
+    "netem": _Part("sch_netem", "CONFIG_NET_SCH_NETEM", remark="needed to impair links"),
 }
+_OTHER_FIXES = {"ipv6": "boot without ipv6.disable=1; needed for dual stack"}
 
 
 def collect() -> list[Fact]:
@@ -53,17 +68,36 @@ def _namespaces() -> list[Fact]:
         return [Fact("namespaces", answer["refused"], ok=False, fix=answer["hint"])]
     who = "as root" if answer["root"] else "in a user namespace"
     facts = [Fact("namespaces", who, ok=True)]
-    for name, (available, detail) in sorted(
-        answer["capabilities"].items(), key=lambda item: _needed(item[0]), reverse=True
-    ):
-        needed, fix = _FIXES.get(name, (False, ""))
+    for name, (available, detail) in sorted(answer["capabilities"].items(), key=lambda item: not _needed(item[0])):
+        needed = _needed(name)
         value = ("yes" if available else "no" if needed else "no (optional)") + (f": {detail}" if detail else "")
-        facts.append(Fact(f"kernel: {name}", value, ok=available or not needed, fix="" if available else fix))
+        facts.append(
+            Fact(f"kernel: {name}", value, ok=available or not needed, fix="" if available else fix(name, _modules()))
+        )
     return facts
 
 
+def fix(name: str, modules: str) -> str:
+    """What gives this kernel a capability; `modules` is the list of its loadable modules (modules.dep)."""
+    part = _PARTS.get(name)
+    if part is None:
+        return _OTHER_FIXES.get(name, "")
+    if f"/{part.module}.ko" in modules:
+        remedy = f"load the module: sudo modprobe {part.module}"
+    else:
+        remedy = f"this kernel has no module {part.module}: boot one that is built with {part.option}"
+    return f"{remedy}; {part.remark}" if part.remark else remedy
+
+
+def _modules() -> str:
+    try:
+        return Path("/lib/modules", platform.release(), "modules.dep").read_text()
+    except OSError:  # everything is built in, or the modules are on another machine's disk
+        return ""
+
+
 def _needed(name: str) -> bool:
-    return _FIXES.get(name, (False, ""))[0]
+    return name in _PARTS and _PARTS[name].needed
 
 
 def _in_child() -> dict[str, Any]:
