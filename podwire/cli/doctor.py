@@ -97,4 +97,4 @@ def _verdict(fact: Fact) -> str:
     """What is fine, what can be done without, and what must be mended."""
     if not fact.ok:
         return "no"
-    return "could be better" if fact.fix else "yes"
+    return "optional" if fact.fix else "yes"

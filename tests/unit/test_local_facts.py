@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from nodeagent.kernel import probe
+from podwire.cli import doctor
+from podwire.drivers.base import Fact
 from podwire.drivers.local import facts
 
 MODULES = """
@@ -29,3 +31,15 @@ def test_the_fix_is_one_that_this_kernel_can_follow(name: str, modules: str, adv
 
 def test_there_is_a_fix_for_everything_that_is_probed() -> None:
     assert [name for name in probe._PROBES if not facts.fix(name, "")] == []
+
+
+@pytest.mark.parametrize(
+    ("fact", "verdict"),
+    [
+        (Fact("a", "", ok=True), "yes"),
+        (Fact("a", "", ok=True, fix="do this"), "optional"),
+        (Fact("a", "", ok=False, fix="do this"), "no"),
+    ],
+)
+def test_what_can_be_done_without_is_not_called_missing(fact: Fact, verdict: str) -> None:
+    assert doctor._verdict(fact) == verdict
