@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import signal
 import sys
 from collections.abc import Coroutine
@@ -126,6 +127,7 @@ def main() -> int:
     """The program."""
     flags = arguments()
     telemetry.setup("controller", level=flags.log_level)
+    gc.set_threshold(50_000, 20, 100)  # documents are trees: there is little to find in them, and much to look through
     try:
         asyncio.run(run(flags))
     except PodwireError as error:

@@ -7,12 +7,14 @@ one reads its journal and the kernel and goes on.
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import socket
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 
 from nodeagent import facts
@@ -55,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the agent; returns its exit code."""
     settings = parse(sys.argv[1:] if argv is None else argv)
     setup("nodeagent")
+    gc.set_threshold(50_000, 20, 100)  # pods are many values and few cycles
     return asyncio.run(run(settings))
 
 
@@ -158,7 +161,7 @@ class Node:
             name=self.member.node,
             addresses=tuple(self.agent.underlay_addresses),
             dns_domain=self.assembler.desired.cluster.dns_domain,
-            resolver=parse_resolv_conf(RESOLV_CONF.read_text()) if RESOLV_CONF.exists() else Resolver(()),
+            resolver=resolver_of_node(),
         )
 
     def _pod_changed(self, uid: str) -> None:
@@ -227,6 +230,19 @@ class Node:
         while self.agent.applied_at == float("-inf"):
             await self.clock.sleep(0.05)
         self.settings.ready_file.touch()
+
+
+def resolver_of_node() -> Resolver:
+    """The node's resolv.conf as it is now; nothing where there is none."""
+    try:
+        return _resolver(RESOLV_CONF.stat().st_mtime_ns)
+    except FileNotFoundError:
+        return Resolver(())
+
+
+@lru_cache(maxsize=1)
+def _resolver(_modified_ns: int) -> Resolver:
+    return parse_resolv_conf(RESOLV_CONF.read_text())
 
 
 def open_socket(pin: str, family: int, kind: int, protocol: int) -> socket.socket:

@@ -77,7 +77,7 @@ class Editor:
         self, reference: Reference, change: Change, *, status: bool = False, ours: bool = False
     ) -> Edit | None:
         """An object as `change` makes it; None where that is None. A change of `ours` works on the document that it was given and makes
-        well-formed ones, which are not gone through again. Raises NotFound, Conflict, InvalidInput.
+        good ones, which are neither gone through nor admitted again. Raises NotFound, Conflict, InvalidInput.
         """
         entry, old = await self._draft.read(reference)
         wanted = change(semantics.decode(entry))
@@ -89,7 +89,7 @@ class Editor:
                 f"{reference} cannot become {meant}: kind, namespace and name are fixed", field="metadata.name"
             )
         semantics.check_preconditions(reference, copy["metadata"], entry, old)
-        new = semantics.status_updated(old, copy) if status else self._updated(reference, old, copy)
+        new = semantics.status_updated(old, copy) if status else self._updated(reference, old, copy, ours=ours)
         if semantics.is_finished(reference, new):
             self._draft.replace(reference, None)
             return Edit(new)
@@ -98,9 +98,10 @@ class Editor:
         self._draft.replace(reference, new)
         return Edit(new)
 
-    def _updated(self, reference: Reference, old: Doc, copy: Doc) -> Doc:
+    def _updated(self, reference: Reference, old: Doc, copy: Doc, *, ours: bool) -> Doc:
         new = semantics.updated(reference, old, copy)
-        self._admit("UPDATE", reference, new, old)
+        if not ours:
+            self._admit("UPDATE", reference, new, old)
         semantics.raise_generation(reference, old, new)
         return new
 

@@ -288,5 +288,6 @@ class PodLife:
 
     def changed(self) -> None:
         """The report would differ from now on."""
-        self.means.records.remember(self.pod.uid, self.sandbox, self.started_ms, (*self.init, *self.containers))
+        if not self.stopping:
+            self.means.records.remember(self.pod.uid, self.sandbox, self.started_ms, (*self.init, *self.containers))
         self.means.changed(self.pod.uid)

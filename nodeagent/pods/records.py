@@ -7,6 +7,7 @@ first is known by its directory). They stand side by side because a directory co
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -62,6 +63,7 @@ class Records:
     )
     running: set[RunId] = field(default_factory=set)
     _found: dict[str, list[str]] | None = None  # what stood in STATE/pods when it was last looked at, by pod
+    _remembered: dict[str, Memory] = field(default_factory=dict)  # as their files have it
     _restored: set[str] = field(default_factory=set)  # pods whose files may be others by now
 
     def directory(self, run: RunId) -> Path:
@@ -147,7 +149,9 @@ class Records:
         """Keeps what a new agent cannot find out by looking."""
         seen = {one.spec.name: Seen(one.started_ms, one.started, one.ready) for one in containers}
         memory = Memory(sandbox.slot, sandbox.netns_inode, started_ms, seen)
-        self._write(self.files(uid) / MEMORY_FILE, msgspec.json.encode(memory))
+        if memory != self._remembered.get(uid):
+            self._write(self.files(uid) / MEMORY_FILE, msgspec.json.encode(memory))
+            self._remembered[uid] = memory
 
     def write_files(self, uid: str, files: Mapping[str, str]) -> None:
         """What the pod's containers read as /etc/hosts, /etc/resolv.conf and /etc/hostname."""
@@ -163,16 +167,22 @@ class Records:
         """Removes everything of a pod, of which these containers ran since this agent started."""
         found = self._found.pop(uid, ()) if self._found else ()
         self._restored.discard(uid)
+        self._remembered.pop(uid, None)
         places = [self.files(uid), *(self.state_dir / "pods" / name for name in found)]
         for one in containers:
             kept = (one.attempt, one.attempt - 1, ATTEMPT) if one.attempt else (0,)
             places += [self._place(uid, one.spec.name, what) for what in kept]
-        for place in places:
-            with suppress(OSError):
-                if place.is_dir():
-                    _remove(place)
-                else:
-                    place.unlink()
+        asyncio.get_running_loop().run_in_executor(None, _remove_all, places)
+
+
+def _remove_all(places: Iterable[Path]) -> None:
+    """On a thread, since a disk may take its time, and nobody waits for it: what a crash leaves over, the next agent finds."""
+    for place in places:
+        with suppress(OSError):
+            if place.is_dir():
+                _remove(place)
+            else:
+                place.unlink()
 
 
 def _remove(directory: str | os.PathLike[str]) -> None:
