@@ -14,6 +14,7 @@ from controller.sessions import Agent
 from controller.snapshot import Node, Pod
 from controller.status import STAND_IN
 from podwire.api.v1 import control_pb2 as control
+from podwire.api.v1 import state_pb2 as state
 
 UNAUTHENTICATED_OVERLAY = (
     "UNAUTHENTICATED OVERLAY: whoever reaches the underlay network can send into the pod network; keep it private"
@@ -67,4 +68,8 @@ def _node(node: Node, agent: Agent, pods: int) -> control.NodeStatus:
         zone=node.view.labels.get(ZONE_LABEL, ""),
         pod_mtu=agent.pod_mtu,
         last_seen_unix_ms=agent.last_seen_unix_ms,
+        capabilities=[
+            state.Capability(name=name, available=available, detail=detail)
+            for name, (available, detail) in sorted(agent.capabilities.items())
+        ],
     )

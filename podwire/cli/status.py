@@ -6,6 +6,7 @@ In: the controller's Status. Out: a table of nodes and what is weaker than asked
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -49,6 +50,11 @@ def show(app: App, status: StatusResponse, states: dict[str, str] | None = None)
     app.renderer.line("")
     titles = ("NODE", "STATUS", "AGENT", "REVISION", "UNDERLAY", "POD-CIDR", "PODS", "MTU", "PRIVILEGES", "ZONE")
     app.renderer.table(Table(titles, tuple(_row(node, states, app.now) for node in status.nodes)))
+    if lacking := _lacking(status):
+        app.renderer.line("")
+        app.renderer.line("Kernels without:")
+        for text in lacking:
+            app.renderer.line(f"  {text}")
     degraded = [*status.degraded, *_degraded_nodes(status)]
     if degraded:
         app.renderer.line("")
@@ -57,11 +63,21 @@ def show(app: App, status: StatusResponse, states: dict[str, str] | None = None)
             app.renderer.line(f"  {text}")
 
 
+def _lacking(status: StatusResponse) -> list[str]:
+    """Per kernel that lacks something, one line."""
+    return _by_node(status, lambda node: [", ".join(each.name for each in node.capabilities if not each.available)])
+
+
 def _degraded_nodes(status: StatusResponse) -> list[str]:
-    """One line per sentence, with the nodes it is true of."""
+    """One line per sentence."""
+    return _by_node(status, lambda node: node.degraded)
+
+
+def _by_node(status: StatusResponse, texts: Callable[[NodeStatus], Iterable[str]]) -> list[str]:
+    """Each text once, with the nodes it is true of."""
     nodes: dict[str, list[str]] = {}
     for node in status.nodes:
-        for text in node.degraded:
+        for text in filter(None, texts(node)):
             nodes.setdefault(text, []).append(node.name)
     return [
         f"{'all nodes' if len(of) == len(status.nodes) > 1 else ', '.join(of)}: {text}" for text, of in nodes.items()
@@ -97,6 +113,9 @@ def document(status: StatusResponse, states: dict[str, str] | None = None) -> di
                 "pods": node.pods,
                 "privileges": node.privileges,
                 "zone": node.zone,
+                "capabilities": {
+                    each.name: {"available": each.available, "detail": each.detail} for each in node.capabilities
+                },
                 "degraded": list(node.degraded),
                 "lastSeenUnixMs": node.last_seen_unix_ms,
             }

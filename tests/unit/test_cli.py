@@ -12,6 +12,7 @@ import pytest
 
 from podwire.api.v1 import control_pb2 as control
 from podwire.api.v1 import node_agent_pb2 as agent
+from podwire.api.v1 import state_pb2 as state
 from podwire.cli.main import VERBS
 from podwire.client import Event
 from podwire.errors import InvalidInput
@@ -328,6 +329,7 @@ class TestTest:
             control.NodeStatus(
                 name="node-1", ready=True, connected=True, revision_applied=7, pod_cidrs=["10.244.1.0/24"], privileges="privileged",
                 degraded=["no br_netfilter"],
+                capabilities=[state.Capability(name="sctp"), state.Capability(name="vxlan", available=True)],
             ),
             control.NodeStatus(name="node-2", reason="NodeStatusUnknown"),
         ]  # fmt: skip
@@ -335,6 +337,7 @@ class TestTest:
         out = capsys.readouterr().out
         assert "Cluster podwire: 1/2 nodes ready" in out
         assert "  node-1: no br_netfilter" in out
+        assert "Kernels without:\n  node-1: sctp\n" in out
         assert world.podwire("status", "-o", "json") == 0
         assert [node["ready"] for node in json.loads(capsys.readouterr().out)["nodes"]] == [True, False]
 
