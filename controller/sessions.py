@@ -153,6 +153,7 @@ class Session:
         self._wakeup = asyncio.Event()
         self._dirty = False  # the plan may differ from what was sent
         self._changed_unix_ms = 0
+        self._inventoried = asyncio.Event()
         self._closing = asyncio.Event()
         self._reason = ""
         self._unacknowledged: list[int] = []
@@ -220,6 +221,7 @@ class Session:
                 case "ack":
                     self._acknowledged(agent, message.ack)
                 case "report":
+                    await self._inventoried.wait()  # what Hello held is older, though it may be taken in later
                     note_report(agent, message.report)
                     self._listener.reported(self._node, message.report)
                 case _:
@@ -249,6 +251,7 @@ class Session:
         if hello.HasField("inventory"):
             note_report(self._hub.agent(self._node), hello.inventory)
             self._listener.reported(self._node, hello.inventory)
+        self._inventoried.set()
         await self._send_snapshot()
         while True:
             now = self._clock.monotonic()

@@ -238,6 +238,19 @@ async def test_an_agent_that_waits_is_kept_company() -> None:
     task.cancel()
 
 
+async def test_a_report_is_newer_than_the_hello_before_it() -> None:
+    """An agent that reports while it waits to be admitted is not put back to what its Hello held."""
+    stream = Stream()
+    stream.listener.admitted.clear()
+    task = stream.open(inventory=state.NodeReport(pod_mtu=1, complete=True))
+    stream.up.put_nowait(sync.SyncRequest(report=state.NodeReport(pod_mtu=2)))
+    await settle()
+    stream.listener.admitted.set()
+    await until(lambda: len(stream.listener.reports) == 2, "both reports")
+    assert [report.pod_mtu for report in stream.listener.reports] == [1, 2]
+    task.cancel()
+
+
 async def test_the_newest_stream_wins() -> None:
     """An agent that lost its connection must not wait for the old one to be noticed."""
     stream = Stream()
