@@ -66,7 +66,7 @@ def server(
         raise Unsupported("protobuf runs without its C parser here: install a protobuf wheel with upb")
     options = [
         *_BOTH,
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
+        ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
         ("grpc.max_concurrent_streams", MAX_STREAMS),
         ("grpc.max_connection_age_ms", int(connection_age_s * 1000)),
         ("grpc.max_connection_age_grace_ms", 30_000),

@@ -248,6 +248,25 @@ async def test_a_reader_that_stops_ends_the_handler(site: Site) -> None:
         await asyncio.wait_for(site.handlers.ended.wait(), 10)
 
 
+async def test_a_quiet_stream_is_not_cut_off_for_its_keepalives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`get -w` once ended with "Too many pings" after 40 s of nothing: the server did not know how often a client may ask."""
+    monkeypatch.setattr("podwire.rpc.channels.MIN_PING_INTERVAL_MS", 20)
+    site = Site(tmp_path)
+    impatient = [
+        ("grpc.keepalive_time_ms", 100),
+        ("grpc.keepalive_timeout_ms", 5_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+    ]
+    async with running(site.server), grpc.aio.insecure_channel(f"unix:{site.socket}", options=impatient) as channel:
+        answers = control_pb2_grpc.ControlServiceStub(channel).Watch(control.WatchRequest(resource="pods"))
+        assert (await answers.read()).revision == 1
+        with pytest.raises(TimeoutError):  # a dozen pings, of which three too many would be the end
+            await asyncio.wait_for(answers.read(), 1.5)
+
+
 async def test_both_ways(site: Site) -> None:
     """A bidirectional stream passes the gate once and then flows."""
     async with rpc.channel("127.0.0.1", site.port, site.user()) as channel:
