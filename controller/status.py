@@ -232,6 +232,6 @@ def node_status(
         status["daemonEndpoints"] = {"kubeletEndpoint": {"Port": agent_port}}
     info = {**NODE_INFO, **old.get("nodeInfo", {})}
     if agent_version:
-        info |= {"kubeletVersion": f"podwire {agent_version}", "bootID": boot_id}
+        info |= {"kubeletVersion": f"podwire-{agent_version}", "bootID": boot_id}
     status["nodeInfo"] = info
     return status
