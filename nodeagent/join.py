@@ -24,7 +24,7 @@ from podwire.identity import Credentials, Role, load_credentials, save_credentia
 from podwire.seams import Clock, Disk, Rng, failpoint
 from podwire.telemetry import logger
 
-LOOK_AGAIN_S = 0.2  # for a join file that is not there yet
+LOOK_AGAIN_S = 0.02  # for a join file that is not there yet: `up` waits for this
 REFUSED_S = 30.0  # after a refusal: only a new token helps, and guessing is rate limited
 RETRY_S = (0.5, 30.0)  # first and longest pause when the controller does not answer
 RENEW_RETRY_S = (5.0, 300.0)

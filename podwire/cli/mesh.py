@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from podwire.client import ControlClient
     from podwire.seams import Clock
 
-POLL_S = 0.02
+POLL_S, LONGEST_POLL_S = 0.01, 0.1
 PROBE_TIMEOUT_S = 1.0
 NODES_SHOWN = 3
 
@@ -53,7 +53,7 @@ async def await_nodes(
             shown = ", ".join(f"{name} ({why})" for name, why in list(reasons.items())[:NODES_SHOWN])
             raise PodwireError(f"not all nodes got ready in time: {shown}", hint="see: podwire status, podwire doctor")
         await clock.sleep(pause)
-        pause = min(pause * 1.2, 0.2)
+        pause = min(pause * 1.1, LONGEST_POLL_S)
 
 
 def _why_late(node: NodeStatus | None, former_boot: str | None) -> str:

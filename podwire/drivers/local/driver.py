@@ -6,6 +6,7 @@ need to join. All state is in the cluster's directory; `down` ends the superviso
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import json
 import os
@@ -23,7 +24,7 @@ import msgspec
 from podwire.drivers.base import DriverNode, Endpoint, Fact, Progress, UpOptions, state_directory
 from podwire.drivers.local import control, layout, processes
 from podwire.errors import PodwireError, Unavailable, Unsupported
-from podwire.model.addresses import parse_cidr
+from podwire.model.addresses import IPAddress, parse_cidr
 from podwire.model.cluster import ClusterSpec, NodeSpec
 from podwire.seams import SystemClock, SystemDisk
 
@@ -213,16 +214,18 @@ class LocalDriver:
 
         async with connect(socket=self._paths.controller_socket) as client:
             await self._await_controller(client)
-            for node in nodes:
-                token = await client.create_join_token(node.name, zone=node.zone, labels=node.labels)
-                papers = {
-                    "controller": layout.controller_url(address, layout.CONTROLLER_PORT),
-                    "join": layout.controller_url(address, layout.JOIN_PORT),
-                    "node": node.name,
-                    "token": token.token,
-                    "ca_spki_sha256": token.ca_spki_sha256,
-                }
-                self._disk.replace(self._paths.node(node.name) / "join.json", json.dumps(papers).encode())
+            await asyncio.gather(*(self._hand_token(client, node, address) for node in nodes))
+
+    async def _hand_token(self, client: ControlClient, node: NodeSpec, controller: IPAddress) -> None:
+        token = await client.create_join_token(node.name, zone=node.zone, labels=node.labels)
+        papers = {
+            "controller": layout.controller_url(controller, layout.CONTROLLER_PORT),
+            "join": layout.controller_url(controller, layout.JOIN_PORT),
+            "node": node.name,
+            "token": token.token,
+            "ca_spki_sha256": token.ca_spki_sha256,
+        }
+        self._disk.replace(self._paths.node(node.name) / "join.json", json.dumps(papers).encode())
 
     async def _await_controller(self, client: ControlClient) -> None:
         """Returns when the controller answers; raises Unavailable with its last words when it does not come up."""

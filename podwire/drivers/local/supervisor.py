@@ -34,7 +34,7 @@ from podwire.seams import SystemClock, SystemDisk
 
 # Imported before the first fork, and shared by every child. The controller imports the rest of its own while the supervisor imports
 # the nodes': there is more than one processor, and one controller.
-SHARED = ("podwire.rpc", "podwire.tls")
+SHARED = ("podwire.rpc", "podwire.tls", "podwire.api.v1.node_sync_pb2_grpc", "structlog")
 OF_NODES = ("nodeagent.__main__", "nodeagent.workload.__main__")
 CONTROLLER = "controller"
 END_DEADLINE_S = 10.0
@@ -281,8 +281,10 @@ def _prepare(cluster: str, root: Path, helper: Path) -> Supervisor:
 def _preload(modules: Sequence[str]) -> None:
     # structlog would import rich, for a console that nothing here has: a sixth of all that is imported.
     sys.modules.setdefault("rich", None)  # type: ignore[arg-type]  # None is how an import is refused
+    gc.disable()  # there is nothing to collect in modules, and looking takes a tenth of the time
     for module in modules:
         importlib.import_module(module)
+    gc.enable()
     gc.freeze()  # the collector would touch, and so copy, every shared page in every child
 
 
