@@ -47,11 +47,11 @@ def home() -> Iterator[Path]:
     shutil.rmtree(directory)
 
 
-def command_line(home: Path, *flags: str) -> CommandLine:
+def command_line(home: Path, *flags: str, cluster: str = CLUSTER) -> CommandLine:
     readable = [sys.base_prefix, sys.prefix, str(Path(nobody.__file__).parents[2])]
     program = [sys.executable, nobody.__file__, *flags, *(f"--readable={path}" for path in readable), "--"]
     environment = {"HOME": str(home), "XDG_STATE_HOME": str(home / "state"), "DOCKER_HOST": "unix:///nowhere"}
-    return CommandLine(CLUSTER, program, environment)
+    return CommandLine(cluster, program, environment)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,6 @@ def unprivileged(home: Path) -> Iterator[CommandLine]:
     document = home / "cluster.yaml"
     document.write_text(DOCUMENT)
     document.chmod(0o644)
-    links = {entry.name for entry in Path("/sys/class/net").iterdir()}
     try:
         command.run("up", "--driver", "local", "-f", str(document))
         command.run("wait", "pods", "--all", "--for=condition=Ready", "--timeout=20s")
@@ -74,7 +73,6 @@ def unprivileged(home: Path) -> Iterator[CommandLine]:
     finally:
         command.run("down")
     assert not (home / "state" / "podwire" / CLUSTER).exists()
-    assert {entry.name for entry in Path("/sys/class/net").iterdir()} == links
 
 
 def test_status_and_doctor_say_which_privileges(unprivileged: CommandLine) -> None:
@@ -122,7 +120,7 @@ def test_a_node_restarts_and_another_comes(unprivileged: CommandLine) -> None:
 
 
 def test_where_the_kernel_refuses_one_sentence_says_so(home: Path) -> None:
-    refused = command_line(home, "--no-user-namespaces")
+    refused = command_line(home, "--no-user-namespaces", cluster="test-refused")
     error = refused.run("up", "--driver", "local", code=1).stderr.splitlines()
     assert error[-2:] == [
         "error: the local driver needs root or user namespaces, and this kernel refuses them here (their number is limited)",

@@ -71,18 +71,6 @@ def test_pods_find_nodes_by_zone_label_and_name(command: CommandLine) -> None:
     assert places(command) == {"east": "a", "west": "b", "fast": "b", "named": "a"}
 
 
-def test_a_pod_waits_for_a_node_of_its_zone(command: CommandLine) -> None:
-    command.run("apply", "-f", "-", stdin=POD % ("lost", "topology.kubernetes.io/zone: north"))
-    said = command.run("describe", "pod", "lost").stdout
-    assert "FailedScheduling" in said
-    assert "0/2 nodes are available" in said
-    command.run("node", "add", "pole", "--zone", "north")
-    command.run("wait", "pod/lost", "--for=condition=Ready", "--timeout=10s")
-    assert places(command)["lost"] == "pole"
-    command.run("node", "delete", "pole")
-    command.run("wait", "pod/lost", "--for=delete", "--timeout=10s")
-
-
 def test_a_cluster_grows_and_shrinks_and_its_pods_stay(command: CommandLine) -> None:
     before = {pod["metadata"]["uid"]: pod["status"]["podIP"] for pod in command.json("get", "pods")["items"]}
     command.run("up", "--nodes", "4")
@@ -93,19 +81,21 @@ def test_a_cluster_grows_and_shrinks_and_its_pods_stay(command: CommandLine) -> 
     assert nodes(command) == ["a", "b"]
     command.run("wait", "pod/away", "--for=delete", "--timeout=10s")
     assert {pod["metadata"]["uid"]: pod["status"]["podIP"] for pod in command.json("get", "pods")["items"]} == before
-    assert "12 of 12 pairs" in command.run("test", "pingall").stdout
 
 
-def test_a_name_can_be_used_again(command: CommandLine) -> None:
-    """Its pods end with the node; the new one has nothing of the old."""
+def test_a_name_can_be_used_again_and_pods_wait_for_its_zone(command: CommandLine) -> None:
+    """The pods of a node end with it; the new one has nothing of the old."""
     identity = command.json("get", "node", "b")["metadata"]["uid"]
     command.run("node", "delete", "b")
     assert places(command) == {"east": "a", "named": "a"}
+    command.run("apply", "-f", "-", stdin=POD % ("west", SELECTED["west"]))
+    said = command.run("describe", "pod", "west").stdout
+    assert "FailedScheduling" in said
+    assert "0/1 nodes are available" in said
     command.run("node", "add", "b", "--zone", "west")
-    assert nodes(command) == ["a", "b"]
+    command.run("wait", "pod/west", "--for=condition=Ready", "--timeout=10s")
     node = command.json("get", "node", "b")["metadata"]
     assert node["uid"] != identity
     assert "disk" not in node["labels"]
-    command.run("apply", "--wait", "-f", "-", stdin=POD % ("west", SELECTED["west"]))
     assert places(command)["west"] == "b"
     assert "6 of 6 pairs" in command.run("test", "pingall", "--tcp", "8080").stdout
