@@ -69,7 +69,7 @@ def local_cluster(own_state: Path) -> Iterator[Cluster]:
     """Three nodes of the local driver."""
     if os.geteuid() != 0:
         pytest.skip("looks into nodes: needs root")
-    yield from held(cluster_spec("test-local"), local=True)
+    yield from held(cluster_spec("test-here"), local=True)
 
 
 @pytest.fixture(scope="session", params=["local", "docker"])
