@@ -9,7 +9,7 @@ SOURCES := $(shell find protos -name '*.proto') protos/hatch_build.py $(wildcard
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down status demo test test-unit test-kernel test-cluster lint fmt types protos images bench lock engine-stop clean
+.PHONY: help setup up down status demo test test-unit test-kernel test-cluster lint fmt types protos images bench bench-up bench-pods lock engine-stop clean
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -66,8 +66,13 @@ protos: $(INSTALLED) ## stubs and the helper, again
 images: setup ## base image and the podwire image
 	@$(BIN)/python -m compose.image
 
-bench: setup ## the published numbers
-	@for script in benchmarks/*.py; do echo "$$script"; $(BIN)/python $$script || exit 1; done
+bench: bench-up bench-pods ## the published numbers (root), as tables and in benchmarks/results
+
+bench-up: setup ## command to "every node pair probed", by driver
+	@$(BIN)/python benchmarks/bench_up.py $(ARGS)
+
+bench-pods: setup ## pods per second beside the hand-packed floor
+	@$(BIN)/python benchmarks/bench_pods.py $(ARGS)
 
 lock: ## resolve anew and write both lock files (needs uv)
 	uv lock --upgrade

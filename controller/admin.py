@@ -17,7 +17,6 @@ import msgspec
 from controller.ca import ClusterCA
 from controller.config import CLUSTER_FILE, JOIN_PORT, SOCKET, SYNC_PORT
 from controller.document import read_cluster
-from podwire.client import connect
 from podwire.errors import NotFound, PodwireError
 from podwire.model.names import dns_label
 from podwire.seams import SystemClock, SystemDisk, SystemRng
@@ -42,6 +41,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 async def tokens(socket: Path, nodes: list[str], host: str) -> dict[str, dict[str, str]]:
     """What each node joins with. Zones and labels are those of the Cluster document."""
+    from podwire.client import connect  # noqa: PLC0415 - brings gRPC, which `up` would wait for to get its certificate
+
     made = {}
     async with connect(socket=socket) as client:
         for node in nodes:

@@ -63,7 +63,7 @@ async def wait_for(
     done: set[str] = set()
     try:
         async with asyncio.timeout(timeout_s):
-            await asyncio.gather(*(_one(client, target, wish, namespace, done) for target in targets))
+            await asyncio.gather(*(_all(client, alike, wish, namespace, done) for alike in _by_resource(targets)))
     except TimeoutError as error:
         late = next(target for target in targets if _label(target) not in done)
         raise PodwireError(
@@ -72,36 +72,42 @@ async def wait_for(
         ) from error
 
 
-async def _one(client: ControlClient, target: Target, wish: Wish, namespace: str, done: set[str]) -> None:
-    scope = scope_of(target, namespace)
-    while True:
-        listed = await client.list(target.kind.resource, namespace=scope, field_selector=f"metadata.name={target.name}")
-        document = listed.documents[0] if listed.documents else None
-        if wish.holds(document):
-            break
-        if document is None and not wish.absent and wish.text != "create":
-            raise NotFound(
-                f"there is no {target.kind.singular} {target.name!r}" + (f" in namespace {scope!r}" if scope else "")
-            )
+def _by_resource(targets: Sequence[Target]) -> list[list[Target]]:
+    """Targets of one resource share a list and a watch, however many they are."""
+    groups: dict[str, list[Target]] = {}
+    for target in targets:
+        groups.setdefault(target.kind.resource, []).append(target)
+    return list(groups.values())
+
+
+async def _all(client: ControlClient, targets: Sequence[Target], wish: Wish, namespace: str, done: set[str]) -> None:
+    resource, scope = targets[0].kind.resource, scope_of(targets[0], namespace)
+    selector = f"metadata.name={targets[0].name}" if len(targets) == 1 else ""
+    left = {target.name: target for target in targets}
+
+    def look(name: str, document: dict[str, Any] | None) -> None:
+        if name in left and wish.holds(document):
+            done.add(_label(left.pop(name)))
+
+    while left:
+        listed = await client.list(resource, namespace=scope, field_selector=selector)
+        there = {document["metadata"]["name"]: document for document in listed.documents}
+        for name, target in list(left.items()):
+            look(name, there.get(name))
+            if name in left and name not in there and not wish.absent and wish.text != "create":
+                where = f" in namespace {scope!r}" if scope else ""
+                raise NotFound(f"there is no {target.kind.singular} {name!r}{where}")
+        if not left:
+            return
+        events = client.watch(resource, namespace=scope, field_selector=selector, revision=listed.revision)
         try:
-            if await _change(client, target, wish, scope, listed.revision):
-                break
+            async for event in events:
+                if event.type != "BOOKMARK":
+                    look(event.document["metadata"]["name"], None if event.type == "DELETED" else event.document)
+                if not left:
+                    return
         except Expired:
             continue
-    done.add(_label(target))
-
-
-async def _change(client: ControlClient, target: Target, wish: Wish, scope: str, revision: int) -> bool:
-    """Follows one object; False where the watch ended before the wish held."""
-    events = client.watch(
-        target.kind.resource, namespace=scope, field_selector=f"metadata.name={target.name}", revision=revision
-    )
-    async for event in events:
-        if event.type == "BOOKMARK":
-            continue
-        if wish.holds(None if event.type == "DELETED" else event.document):
-            return True
-    return False
 
 
 def _label(target: Target) -> str:
