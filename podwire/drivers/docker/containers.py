@@ -79,7 +79,7 @@ class Containers:
             pools = (network.attrs.get("IPAM") or {}).get("Config") or []
             found = tuple(ipaddress.ip_network(pool["Subnet"]) for pool in pools if pool.get("Subnet"))
             if (network.attrs.get("Labels") or {}).get(generate.CLUSTER_LABEL) == self._cluster:
-                own = found
+                own = tuple(sorted(found, key=lambda each: each.version))
             else:
                 others += found
         return own, others

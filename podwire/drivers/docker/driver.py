@@ -325,14 +325,20 @@ class DockerDriver:
         own, others = self._here.ranges()
         host = hostnet.host_networks()
         hostnet.check_collisions(spec, host, own=own)
-        asked = (spec.underlay_cidr,) if spec.underlay_cidr is not None else ()
-        if own and asked and own != asked:
-            raise InvalidInput(
-                f"spec.underlayCIDR: cluster {self._cluster!r} runs on {own[0]}",
-                field="spec.underlayCIDR",
-                hint="podwire down, then up again",
-            )
-        return asked or own or (hostnet.free_subnet(spec, [*others, *(each.network for each in host)]),)
+        asked = spec.underlay_cidr
+        if own:
+            if asked is not None and asked not in own:
+                raise InvalidInput(
+                    f"spec.underlayCIDR: cluster {self._cluster!r} runs on {own[0]}",
+                    field="spec.underlayCIDR",
+                    hint="podwire down, then up again",
+                )
+            return own
+        if asked is not None and asked.version == 4:
+            return (asked,)
+        # Engines give every network a range of IPv4 too; ours is clear of the cluster's.
+        free = hostnet.free_subnet(spec, [*others, *(each.network for each in host)])
+        return (free,) if asked is None else (free, asked)
 
     def _refusal(self, name: str) -> str:
         return self._verdicts.of(self._here.engine_identity(), lambda: self._here.refusal(name))
