@@ -200,13 +200,18 @@ class PodLife:
             run = one.run_id(self.pod.uid)
             with self._probed(one, adopted=adopted):
                 end = await self._ended(one, run)
-            one.ends(replace(end, started_unix_ms=end.started_unix_ms or one.started_ms))
+            one.ends(end)
         self.changed()
         return True
 
     async def _ended(self, one: Tracked, run: RunId) -> Exit:
         try:
-            return await self.means.runner(one.spec.kind).wait(run, self.means.records.directory(run))
+            end = await self.means.runner(one.spec.kind).wait(run, self.means.records.directory(run))
+            if end.started_unix_ms or not one.started_ms:
+                return end
+            end = replace(end, started_unix_ms=one.started_ms)  # who wrote it did not know; the next agent should
+            self.means.records.amend(run, end)
+            return end
         except NotFound as error:  # it went with its node, or with its waiter's record
             now = self.means.now_ms()
             return Exit(137, 9, one.started_ms, now, LOST, str(error))
@@ -279,7 +284,7 @@ class PodLife:
         await self.means.runner(one.spec.kind).stop(run, grace_s)
         end = await self._ended(one, run)
         if one.phase == RUNNING and one.run_id(self.pod.uid) == run:
-            one.ends(replace(end, started_unix_ms=end.started_unix_ms or one.started_ms))
+            one.ends(end)
 
     def _event(self, kind: str, reason: str, message: str, *, announce: bool = True) -> None:
         self.events.add(kind, reason, message, self.means.now_ms())

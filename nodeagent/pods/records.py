@@ -22,7 +22,7 @@ from nodeagent.pods.base import Exit, RunId
 from nodeagent.pods.pod import Container
 from nodeagent.pods.podreport import RUNNING, Tracked
 from nodeagent.pods.restarts import LOST
-from nodeagent.workload.wire import EXIT_FILE, decode_exit
+from nodeagent.workload.wire import EXIT_FILE, decode_exit, encode_exit
 from podwire.seams import Clock, Disk
 
 ATTEMPT = "attempt"
@@ -127,6 +127,10 @@ class Records:
     def _end(self, run: RunId) -> Exit | None:
         content = self.disk.read(self.directory(run) / EXIT_FILE)
         return None if content is None else decode_exit(content)
+
+    def amend(self, run: RunId, end: Exit) -> None:
+        """Writes down of a run's end what was not known to whoever wrote it first."""
+        self.disk.replace(self.directory(run) / EXIT_FILE, encode_exit(end))
 
     def begin_attempt(self, run: RunId) -> None:
         """Makes the number of a further attempt durable, and drops the run before the last."""
