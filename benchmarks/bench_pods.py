@@ -7,7 +7,6 @@ machine, and the ratio of both. All nodes of a local cluster share the processor
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import subprocess
@@ -17,7 +16,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.measuring import CLOCK, CLUSTER, ROOT, keep, median, podwire, removed, show, spread
+from benchmarks.measuring import CLOCK, CLUSTER, ROOT, keep, median, parser_for, podwire, removed, show, spread
 from podwire.client import ControlClient, connect
 from podwire.drivers.local.driver import LocalDriver
 from podwire.model.cluster import API_VERSION
@@ -100,10 +99,8 @@ async def measure(cluster: str, pods: int, rounds: int, image: str) -> list[dict
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = parser_for(__doc__, rounds=5)
     parser.add_argument("--pods", type=int, default=200)
-    parser.add_argument("--nodes", type=int, default=3)
-    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--image", choices=sorted(IMAGES), default="pause")
     values = parser.parse_args()
     cluster = f"{CLUSTER}-pods"
@@ -137,7 +134,7 @@ def main() -> None:
         "deletion_of_creation": round(median(shares), 3),
     }
     setting = {"pods": values.pods, "nodes": values.nodes, "image": values.image}
-    print(f"\nwritten to {keep('pods', {**setting, **summary, 'rounds': rounds})}")
+    print(f"\nwritten to {keep(values.results, 'pods', {**setting, **summary, 'rounds': rounds})}")
 
 
 if __name__ == "__main__":

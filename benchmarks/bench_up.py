@@ -7,14 +7,13 @@ command, start of Python included.
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.measuring import CLOCK, CLUSTER, keep, median, podwire, removed, show, spread
+from benchmarks.measuring import CLOCK, CLUSTER, keep, median, parser_for, podwire, removed, show, spread
 from podwire.cli.up import engine_answers
 
 GOAL_S = {"local": 2.0, "docker": 6.0}
@@ -36,12 +35,10 @@ def measure(driver: str, nodes: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = parser_for(__doc__, rounds=5)
     parser.add_argument(
         "--driver", choices=sorted(GOAL_S), action="append", help="default: local, and docker where an engine answers"
     )
-    parser.add_argument("--nodes", type=int, default=3)
-    parser.add_argument("--rounds", type=int, default=5)
     values = parser.parse_args()
     drivers = values.driver or ["local", *(["docker"] if engine_answers() else [])]
     rounds: dict[str, list[dict[str, float]]] = {driver: [] for driver in drivers}
@@ -65,7 +62,7 @@ def main() -> None:
         }
         for driver, measured in rounds.items()
     }
-    print(f"\nwritten to {keep('up', {'nodes': values.nodes, 'drivers': result})}")
+    print(f"\nwritten to {keep(values.results, 'up', {'nodes': values.nodes, 'drivers': result})}")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ a number without its machine is none. `median` and `spread` are how repeated rou
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
@@ -95,9 +96,20 @@ def show(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         print("  ".join(cells).rstrip())
 
 
-def keep(name: str, result: Mapping[str, Any]) -> Path:
+def parser_for(description: str | None, *, rounds: int) -> argparse.ArgumentParser:
+    """The options that every benchmark has."""
+    parser = argparse.ArgumentParser(description=(description or "").partition("\n")[0])
+    parser.add_argument("--nodes", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument(
+        "--results", type=Path, default=RESULTS, metavar="DIRECTORY", help="where the JSON goes (%(default)s)"
+    )
+    return parser
+
+
+def keep(directory: Path, name: str, result: Mapping[str, Any]) -> Path:
     """Writes a result with the machine's facts; returns where."""
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
+    directory.mkdir(exist_ok=True)
+    path = directory / f"{name}.json"
     path.write_text(json.dumps({"benchmark": name, "machine": machine(), **result}, indent=2) + "\n")
     return path
