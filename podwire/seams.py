@@ -150,11 +150,15 @@ class SystemDisk:
         new = not path.exists()
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        size = os.fstat(fd).st_size
         try:
             view = memoryview(content)
             while view:
                 view = view[os.write(fd, view) :]
             os.fdatasync(fd)
+        except OSError:
+            os.ftruncate(fd, size)  # half of it would stand in the way of what comes later
+            raise
         finally:
             os.close(fd)
         if new:

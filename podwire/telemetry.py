@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -64,23 +65,27 @@ class Logger:
 
     def debug(self, event: str, **values: Any) -> None:
         """For whoever looks for a fault."""
-        self._structlog().debug(event, **values)
+        self._write("debug", event, values)
 
     def info(self, event: str, **values: Any) -> None:
         """For whoever wants to know what happened."""
-        self._structlog().info(event, **values)
+        self._write("info", event, values)
 
     def warning(self, event: str, **values: Any) -> None:
         """Something is weaker than it should be."""
-        self._structlog().warning(event, **values)
+        self._write("warning", event, values)
 
     def error(self, event: str, **values: Any) -> None:
         """Something failed; `exc_info=error` adds its traceback."""
-        self._structlog().error(event, **values)
+        self._write("error", event, values)
 
     def exception(self, event: str, **values: Any) -> None:
         """As `error`, with the traceback of the exception being handled."""
-        self._structlog().exception(event, **values)
+        self._write("exception", event, values)
+
+    def _write(self, method: str, event: str, values: dict[str, Any]) -> None:
+        with suppress(OSError):  # on a full disk there is no log, and everything else goes on
+            getattr(self._structlog(), method)(event, **values)
 
     def _structlog(self) -> FilteringBoundLogger:
         if self._bound is None:

@@ -77,7 +77,7 @@ class Ledger:
 
         Raises:
             Conflict: a precondition does not hold.
-            Exhausted: it makes a key while `new_keys` is off (the disk is full).
+            Exhausted: it leaves more keys than it found while `new_keys` is off (the disk is full).
         """
         for precondition in preconditions:
             self._check(precondition)
@@ -85,19 +85,24 @@ class Ledger:
         revision = max(newest + 1, at_least) if writes else max(newest, at_least)
         entries: dict[str, Entry | None] = {}
         changes = []
+        made: list[str] = []
+        removed = 0
         for write in writes:
             if write.key in entries:
                 raise ValueError(f"one transaction writes {write.key} twice")
             before = self._newest(write.key)
             if isinstance(write, Put):
-                if before is None and not new_keys:
-                    raise Exhausted(f"the disk is full: {write.key} was not stored", hint="free some space")
+                if before is None:
+                    made.append(write.key)
                 created = revision if before is None else before.created
                 entries[write.key] = Entry(write.key, write.value, revision, created)
                 changes.append(Change(revision, write.key, write.value, None if before is None else before.value))
             elif before is not None:
+                removed += 1
                 entries[write.key] = None
                 changes.append(Change(revision, write.key, None, before.value))
+        if len(made) > removed and not new_keys:
+            raise Exhausted(f"the disk is full: {made[0]} was not stored", hint="free some space")
         if writes and not changes:  # removed what was not there: nothing happened
             revision = max(newest, at_least)
         staged = Staged(Batch(revision, tuple(changes)), entries)

@@ -17,6 +17,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#define MAX_EXIT 256 /* bytes of exit.json */
+
 struct running {
     pid_t pid;
     int pidfd;
@@ -165,8 +167,18 @@ static bool write_record(const struct job *job, const struct running *running) {
     return write_file_atomically(job->record, text, false);
 }
 
+/* Takes the space for exit.json while there is some: on a full disk containers can still be stopped and deleted. */
+static void reserve_exit(const struct job *job) {
+    char path[MAX_PATH], space[MAX_EXIT] = {0};
+    snprintf(path, sizeof path, "%.*s/exit.json.new", MAX_PATH - 16, job->directory);
+    int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+    if (fd < 0) return;
+    write_all(fd, space, sizeof space);
+    close(fd);
+}
+
 static void write_exit(const struct job *job, const struct running *running, int status) {
-    char path[MAX_PATH], text[256];
+    char path[MAX_PATH], text[MAX_EXIT];
     snprintf(path, sizeof path, "%.*s/exit.json", MAX_PATH - 16, job->directory);
     snprintf(text, sizeof text, "{\"code\": %d, \"signal\": %d, \"started_unix_ms\": %lld, \"finished_unix_ms\": %lld}\n",
              code_of(status), signal_of(status), (long long)running->started_ms, (long long)wall_ms());
@@ -204,6 +216,7 @@ static void run(struct job *job) {
         job->stdio[index + 1] = ends[1];
     }
     if (!log_open(&running.log, job->directory)) return refuse(job, errno, "open log");
+    reserve_exit(job);
     if (!launch(job, &running)) return refuse(job, errno, "join the sandbox");
     if (!write_record(job, &running)) {
         send_signal(running.pidfd, SIGKILL);
@@ -214,6 +227,8 @@ static void run(struct job *job) {
         snprintf(path, sizeof path, "%.*s/log", MAX_PATH - 16, job->directory);
         collect(&running);
         unlink(job->record);
+        unlink(path);
+        snprintf(path, sizeof path, "%.*s/exit.json.new", MAX_PATH - 16, job->directory);
         unlink(path);
         send_text(job->connection, -1, "error %s\n", why);
         return;

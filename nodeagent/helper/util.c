@@ -142,9 +142,9 @@ bool write_file_atomically(const char *path, const char *text, bool sync) {
         errno = ENAMETOOLONG;
         return false;
     }
-    int fd = open(beside, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    int fd = open(beside, O_WRONLY | O_CREAT | O_CLOEXEC, 0600); /* not truncated first: it may hold the space it needs */
     if (fd < 0) return false;
-    bool good = write_all(fd, text, strlen(text)) && (!sync || fsync(fd) == 0);
+    bool good = write_all(fd, text, strlen(text)) && ftruncate(fd, (off_t)strlen(text)) == 0 && (!sync || fsync(fd) == 0);
     int saved = errno;
     close(fd);
     if (!good || rename(beside, path) != 0) {

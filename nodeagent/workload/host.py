@@ -13,6 +13,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -202,4 +203,5 @@ def ended(ending: Ending, started: float, finished: float) -> Exit:
 
 def _tell(text: str) -> None:
     """A line for the supervisor's log."""
-    sys.stderr.write(f"workload host: {text}\n")
+    with suppress(OSError):  # a full disk
+        sys.stderr.write(f"workload host: {text}\n")

@@ -107,6 +107,9 @@ def run(argv: Sequence[str] | None = None, app: App | None = None) -> int:
     except BrokenPipeError:  # the reader, `head` for one, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
+    except OSError as error:  # a disk that is full, a directory that is someone else's
+        app.renderer.error(f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error))
+        return EXIT_FAILED
 
 
 if __name__ == "__main__":

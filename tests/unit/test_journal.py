@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nodeagent.journal import REWRITE_FLOOR_BYTES, Journal, Record, decode, encode
+from nodeagent.journal import RESERVE_BYTES, REWRITE_FLOOR_BYTES, Journal, Record, decode, encode
 from podwire.seams import SystemDisk
 
 records = st.lists(st.builds(Record, st.integers(1, 9), st.binary(max_size=40)), max_size=12)
@@ -61,3 +64,67 @@ def test_a_log_of_history_is_rewritten(tmp_path: Path) -> None:
     journal.open()
     journal.append([Record(1, b"x" * (REWRITE_FLOOR_BYTES + 1))])
     assert Journal(SystemDisk(), path, list).open() == [Record(1, b"now")]
+
+
+class FullDisk(SystemDisk):
+    """Refuses what needs space, except that a removed file leaves some."""
+
+    def __init__(self) -> None:
+        self.full = False
+        self.freed = False
+
+    def append(self, path: Path, content: bytes) -> None:
+        if self.full and not self.freed:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        super().append(path, content)
+
+    def replace(self, path: Path, content: bytes) -> None:
+        if self.full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        super().replace(path, content)
+
+    def remove(self, path: Path) -> None:
+        self.freed = True
+        super().remove(path)
+
+
+def test_on_a_full_disk_the_reserve_is_written(tmp_path: Path) -> None:
+    """No pod could be deleted there: its end could not be noted before it was made. The reserve comes back with the space."""
+    disk, path = FullDisk(), tmp_path / "journal"
+    journal = Journal(disk, path, list)
+    journal.open()
+    reserve = tmp_path / "journal.reserve"
+    assert reserve.stat().st_size == RESERVE_BYTES
+    disk.full = True
+    journal.append([Record(1, b"leaves")])
+    assert not reserve.exists()
+    disk.freed = False
+    with pytest.raises(OSError, match="No space left"):
+        journal.append([Record(1, b"too much")])
+    disk.full = False
+    journal.append([Record(2, b"later")])
+    assert reserve.exists()
+    assert [record.payload for record in Journal(disk, path, list).open()] == [b"leaves", b"later"]
+
+
+def test_an_append_that_failed_half_way_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a record would hide every record after it from the next start."""
+    path = tmp_path / "journal"
+    journal = Journal(SystemDisk(), path, list)
+    journal.open()
+    journal.append([Record(1, b"one")])
+    real = os.write
+    calls: list[int] = []
+
+    def short(fd: int, data: memoryview) -> int:
+        calls.append(fd)
+        if len(calls) > 1:
+            raise OSError(errno.EIO, "Input/output error")
+        return real(fd, data[:3])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", short)
+        with pytest.raises(OSError, match="Input/output"):
+            journal.append([Record(2, b"lost")])
+    journal.append([Record(3, b"three")])
+    assert [record.kind for record in Journal(SystemDisk(), path, list).open()] == [1, 3]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from controller.store.base import Absent, Entry, Precondition, Put, Remove, Unchanged, Write
 from controller.store.ledger import Image, Ledger
-from podwire.errors import Conflict, Expired
+from podwire.errors import Conflict, Exhausted, Expired
 
 KEYS = st.sampled_from(["/a", "/a/1", "/a/2", "/b", "/b/1"])
 WRITES = st.dictionaries(KEYS, st.none() | st.binary(max_size=2), max_size=3).map(
@@ -109,3 +110,16 @@ def test_history_is_whole_or_expired(sizes: list[int], after: int) -> None:
         return
     assert [batch.revision for batch in told] == list(range(after + 1, len(sizes) + 1))
     assert sum(len(batch.changes) for batch in told) == sum(sizes[after:])
+
+
+def test_on_a_full_disk_a_key_may_take_the_place_of_another() -> None:
+    """A freed address leaves the mark that it rests: for that mark no pod could be deleted when the disk was full."""
+    ledger = Ledger(Image("id", 1, 0, {}))
+    ledger.stage((), [Put("/allocation", b"")])
+    ledger.stage((), [Remove("/allocation"), Put("/resting", b"")], new_keys=False)
+    with pytest.raises(Exhausted, match="/more"):
+        ledger.stage((), [Put("/resting", b"again"), Put("/more", b"")], new_keys=False)
+    with pytest.raises(Exhausted, match="/more"):
+        ledger.stage((), [Remove("/not/there"), Put("/more", b"")], new_keys=False)
+    ledger.publish()
+    assert [entry.key for entry in ledger.list("/")] == ["/resting"]

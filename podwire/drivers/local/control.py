@@ -50,6 +50,8 @@ class Server:
             return {"result": verb(node)}
         except errors.PodwireError as error:
             return failure(error)
+        except OSError as error:  # a full disk, most of all: the cluster goes on without what was asked
+            return failure(errors.Unavailable(f"the supervisor could not {request['verb']} {node}: {error.strerror}"))
 
 
 def call(path: Path, verb: str, node: str = "") -> Any:

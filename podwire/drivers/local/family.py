@@ -82,7 +82,7 @@ class Family:
                 if member.pid == pid:
                     self._schedule(member)
                     code = os.waitstatus_to_exitcode(status)
-                    sys.stderr.write(f"{member.name} ended with {code}\n")
+                    _say(f"{member.name} ended with {code}")
 
     def start_due(self) -> float | None:
         """Starts what is due; returns the seconds until the next one is, or None where nothing waits."""
@@ -95,7 +95,11 @@ class Family:
 
     def _start(self, member: Member) -> None:
         member.started = self._clock.monotonic()
-        member.pid = member.start()
+        try:
+            member.pid = member.start()
+        except OSError as error:  # no space, no more processes: it is tried again
+            self._schedule(member)
+            _say(f"{member.name} did not start: {error}")
 
     def _schedule(self, member: Member) -> None:
         now = self._clock.monotonic()
@@ -105,6 +109,11 @@ class Family:
         member.ends += 1
         member.due = now + member.delay_s
         member.delay_s = min(max(member.delay_s * 2, FIRST_DELAY_S), LONGEST_DELAY_S)
+
+
+def _say(text: str) -> None:
+    with suppress(OSError):  # a log on a full disk is no reason to end a cluster
+        sys.stderr.write(f"{text}\n")
 
 
 def fork(name: str, log: str, work: Callable[[], int | None], *, keep: tuple[int, ...] = ()) -> int:

@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -136,7 +137,8 @@ class _Keeper:
 
     def _write_processes(self) -> None:
         processes = {INIT: self._init} | {member.name: member.pid for member in self._family}
-        self._disk.replace(Path(NODE_STATE_DIR) / "processes.json", json.dumps(processes).encode())
+        with suppress(OSError):  # on a full disk `status` shows old numbers; the node runs all the same
+            self._disk.replace(Path(NODE_STATE_DIR) / "processes.json", json.dumps(processes).encode())
 
 
 def _execute(program: str, *arguments: str) -> None:

@@ -190,7 +190,11 @@ class Supervisor:
         layout.node_address(self._underlay, number)  # raises where the underlay is full, before anything is made
         node = _Node(name, number)
         self._nodes[name] = node
-        self._remember()
+        try:
+            self._remember()
+        except OSError:
+            del self._nodes[name]
+            raise
         self._family.add(node.member, self._node_starter(node))
 
     def _delete(self, name: str) -> None:
