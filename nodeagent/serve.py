@@ -103,7 +103,8 @@ class NodeAgentServicer(api_grpc.NodeAgentServiceServicer):
         )
 
     async def Inspect(self, request: api.InspectRequest, context: Any) -> api.InspectResponse:
-        """What the last reading found."""
+        """What the last reading found; an agent that has just started takes its first one first."""
+        await self._agent.turned.wait()
         reading = self._agent.reading
         return api.InspectResponse(facts=facts(reading, self._slots.owners) if reading else [])
 

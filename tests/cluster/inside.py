@@ -19,7 +19,8 @@ from pathlib import Path
 from compose import generate
 from podwire.drivers.base import state_directory
 from podwire.drivers.local import processes
-from tests.cluster.harness import Cluster, docker
+from podwire.errors import PodwireError
+from tests.cluster.harness import Cluster, docker, eventually
 
 CONTROLLER = generate.CONTROLLER
 INIT, AGENT, WORKLOAD, HELPER = "init", "agent", "workload", "helper"
@@ -84,13 +85,20 @@ class Inside:
 
     async def pin(self, pod: str, namespace: str = "default") -> tuple[str, str]:
         """A pod's node, and the path there that pins its network namespace."""
+        found: list[str] = []
+
+        async def pinned() -> bool:
+            """Agents that were killed may be on their way back."""
+            with contextlib.suppress(PodwireError):
+                facts = await client.inspect(node)
+                found[:] = [fact.attributes["pin"] for fact in facts if fact.kind == "sandbox" and fact.owner == uid]
+            return len(found) == 1
+
         async with self.cluster.client() as client:
             document = await client.get("pods", pod, namespace=namespace)
             node, uid = document["spec"]["nodeName"], document["metadata"]["uid"]
-            facts = await client.inspect(node)
-        pins = [fact.attributes["pin"] for fact in facts if fact.kind == "sandbox" and fact.owner == uid]
-        assert len(pins) == 1, f"pod {pod} has {len(pins)} sandboxes"
-        return node, pins[0]
+            await eventually(pinned, f"pod {pod} has no sandbox", within_s=10)
+        return node, found[0]
 
     async def pod(self, pod: str, *command: str) -> list[str]:
         """The command line that runs a command with a pod's network and its node's files."""
