@@ -27,6 +27,7 @@ log = structlog.get_logger(__name__)
 Doc = dict[str, Any]
 IDLE_S = 3600.0
 RETRY_S = 0.2  # after a removal that met another change
+LEAVING_S = 0.5  # how long the status of a pod that is to go may wait: most are gone by then
 
 
 class Reporting:
@@ -39,6 +40,7 @@ class Reporting:
         self._events = events
         self._reports: dict[str, state.PodReport] = {}  # the newest of each pod
         self._due: dict[str, None] = {}
+        self._leaving: dict[str, float] = {}  # pods that are to go, and since when their status waits
         self._removed: dict[str, str] = {}  # UID → the node that confirmed it
         self._silent: frozenset[str] = frozenset()
         self._wakeup = asyncio.Event()
@@ -54,10 +56,13 @@ class Reporting:
                     known.doc, event.type or "Normal", event.reason, event.message, component="podwire-agent", host=node
                 )
             self._reports[pod.uid] = pod
-            self._due[pod.uid] = None
+            if known.view.terminating:
+                self._leaving.setdefault(pod.uid, self._clock.monotonic())
+            else:
+                self._due[pod.uid] = None
         self._removed |= dict.fromkeys(report.removed_uids, node)
         self._record_repairs(node, report.repairs)
-        if self._due or self._removed:
+        if self._due or self._removed or self._leaving:
             self._wakeup.set()
 
     def _record_repairs(self, node: str, repairs: Iterable[state.Repair]) -> None:
@@ -86,11 +91,13 @@ class Reporting:
         """These pods are gone from the store."""
         for uid in uids:
             self._reports.pop(uid, None)
+            self._leaving.pop(uid, None)
 
     async def run(self) -> None:
         """Writes until cancelled."""
         while True:
-            await event_within(self._clock, RETRY_S if self._removed else IDLE_S, self._wakeup)
+            pause = RETRY_S if self._removed or self._leaving else IDLE_S
+            await event_within(self._clock, pause, self._wakeup)
             self._wakeup.clear()
             await self.write_all()
 
@@ -98,6 +105,9 @@ class Reporting:
         """One pass over what was reported since the last."""
         due, self._due = self._due, {}
         removed, self._removed = self._removed, {}
+        ripe = self._clock.monotonic() - LEAVING_S
+        due |= dict.fromkeys(uid for uid, since in self._leaving.items() if since <= ripe)
+        self._leaving = {uid: since for uid, since in self._leaving.items() if since > ripe and uid not in removed}
         now = rfc3339(self._clock.wall())
         pods = (self._snapshot.pods.get(uid) for uid in due if uid not in removed)
         writes = [
