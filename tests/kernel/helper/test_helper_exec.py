@@ -40,8 +40,8 @@ async def test_a_command_joins_its_container(node: Node) -> None:
     script = "echo $GREETING; echo oops >&2; cat /proc/1/comm; touch /tmp/seen; exit 9"
     out, err, code = await collected(await node.execs().start(run, ["sh", "-c", script]))
     assert (out, err, code) == (b"hello\npodwire-init\n", b"oops\n", 9)
-    out, _, _ = await collected(await node.execs().start(run, ["ls", "/tmp"]))
-    assert out == b"seen\n"
+    out, _, _ = await collected(await node.execs().start(run, ["ls", "/tmp/seen"]))
+    assert out == b"/tmp/seen\n"
 
 
 async def test_a_hosted_container_gets_a_root_of_its_own_in_the_pod(node: Node) -> None:
