@@ -19,7 +19,7 @@ import msgspec
 from podwire import rpc
 from podwire.api.v1 import control_pb2 as control
 from podwire.api.v1 import control_pb2_grpc, node_agent_pb2
-from podwire.errors import NotFound
+from podwire.errors import InvalidInput, NotFound
 from podwire.identity import load_credentials
 from podwire.rpc.status import DEADLINE_S
 from podwire.seams import SystemDisk
@@ -64,7 +64,8 @@ def connect(*, socket: Path | None = None, address: str = "", credentials: Path 
     papers = load_credentials(SystemDisk(), directory, certificate="client.pem", key="client.key")
     if papers is None:
         raise NotFound(f"there are no credentials in {directory}: ca.pem, client.pem and client.key are needed")
-    return ControlClient(rpc.channel(*rpc.split_address(address), papers))
+    host, port = rpc.split_address(address)
+    return ControlClient(rpc.channel(host, port, papers, answer_bytes=rpc.MAX_ANSWER_BYTES))
 
 
 class ControlClient:
@@ -89,10 +90,15 @@ class ControlClient:
     async def apply(
         self, documents: Iterable[Mapping[str, Any]], *, namespace: str = "", dry_run: bool = False, force: bool = False
     ) -> list[Applied]:
-        """Makes the cluster hold these documents: all of them, or, when one is wrong, none."""
+        """Makes the cluster hold these documents: all of them, or, when one is wrong, none. Raises InvalidInput where they are too large."""
         request = control.ApplyRequest(
             documents=[_encode(document) for document in documents], namespace=namespace, dry_run=dry_run, force=force
         )
+        if request.ByteSize() > rpc.MAX_MESSAGE_BYTES:
+            raise InvalidInput(
+                f"the documents come to {request.ByteSize()} bytes, more than the {rpc.MAX_MESSAGE_BYTES} that are applied as one",
+                hint="apply them in several files",
+            )
         answer = await rpc.call(self._stub.Apply, request, doing="apply", deadline_s=4 * DEADLINE_S)
         return [Applied(_decode(one.document), one.outcome) for one in answer.objects]
 

@@ -11,7 +11,7 @@ VARIABLE = "_PODWIRE_COMPLETE"
 
 
 @click.command("completion")
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]), metavar="bash|zsh|fish")
 @pass_app
 def command(app: App, *, shell: str) -> None:
     """Print a completion script: source <(podwire completion bash)."""

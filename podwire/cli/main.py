@@ -92,6 +92,9 @@ def run(argv: Sequence[str] | None = None, app: App | None = None) -> int:
         return result if isinstance(result, int) else 0
     except click.exceptions.Exit as end:
         return end.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:  # a group without its verb
+        click.echo(error.format_message(), err=True)
+        return EXIT_USAGE
     except click.UsageError as error:
         where = error.ctx.command_path if error.ctx else "podwire"
         app.renderer.error(error.format_message(), hint=f"see: {where} --help")

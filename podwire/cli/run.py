@@ -28,7 +28,6 @@ SHELL_IMAGE = "podwire/shell"
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- CMD…]")
 @click.option(
     "--image",
-    default="",
     metavar="IMAGE",
     help="agnhost, podwire/shell, or any name: others get a stand-in. [default: podwire/shell]",
 )
@@ -59,7 +58,7 @@ def command(
     *,
     name: str,
     arguments: tuple[str, ...],
-    image: str,
+    image: str | None,
     as_command: bool,
     node: str,
     labels: str,
@@ -74,6 +73,8 @@ def command(
 ) -> None:
     """Run one pod: run web --image agnhost --port 8080, or run box -- sleep 1000."""
     timeout_s = options.seconds(timeout)
+    if image is not None and not image.strip():
+        raise click.UsageError("--image: the name of an image is empty")
     with usage():
         pod = pod_document(
             name,

@@ -109,7 +109,7 @@ async def _up(
     remember(spec.name, driver.name, spec.document(), SystemDisk())
     try:
         await driver.up(spec, UpOptions(restricted=restricted, timeout_s=timeout_s), app.renderer.stage)
-    except Unsupported:  # this machine cannot, so another driver will be tried next
+    except (Unsupported, InvalidInput):  # this machine cannot, so another driver or document will be tried next
         if is_new:
             with suppress(PodwireError):
                 await driver.down(lambda _stage: nullcontext())

@@ -6,6 +6,8 @@ before every handler, `status.py` turns errors into statuses and back. Services 
 """
 
 from podwire.rpc.channels import (
+    MAX_ANSWER_BYTES,
+    MAX_MESSAGE_BYTES,
     ServerCredentials,
     channel,
     listen_tls,
@@ -20,6 +22,8 @@ from podwire.rpc.gate import Gate, Table, peer_host, peer_identity
 from podwire.rpc.status import call, error_of, raise_for, stream, translated
 
 __all__ = [
+    "MAX_ANSWER_BYTES",
+    "MAX_MESSAGE_BYTES",
     "Gate",
     "ServerCredentials",
     "Table",

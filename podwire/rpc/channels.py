@@ -25,7 +25,8 @@ from podwire.identity import CONTROLLER_HOST, Credentials, Identity
 from podwire.rpc.gate import Gate, Table
 from podwire.seams import Clock, Rng
 
-MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+MAX_MESSAGE_BYTES = 4 * 1024 * 1024  # of a request, and of an answer to whom nothing larger was promised
+MAX_ANSWER_BYTES = 64 * 1024 * 1024  # of the controller's answers to its users: a list is one message
 MAX_METADATA_BYTES = 16 * 1024
 MAX_STREAMS = 256  # per connection
 MAX_CALLS = 1_024  # per server; above it callers are told RESOURCE_EXHAUSTED at once
@@ -43,8 +44,6 @@ _BOTH: _Options = [
     ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_MS),  # what counts where a ping is unanswered; a minute by default
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_metadata_size", MAX_METADATA_BYTES),
 ]
 
@@ -67,6 +66,8 @@ def server(
     options = [
         *_BOTH,
         ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
+        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.max_send_message_length", MAX_ANSWER_BYTES),
         ("grpc.max_concurrent_streams", MAX_STREAMS),
         ("grpc.max_connection_age_ms", int(connection_age_s * 1000)),
         ("grpc.max_connection_age_grace_ms", 30_000),
@@ -141,13 +142,21 @@ def listen_unix(target: grpc.aio.Server, path: Path) -> None:
         os.umask(before)
 
 
-def channel(host: str, port: int, credentials: Credentials, server_name: str = CONTROLLER_HOST) -> grpc.aio.Channel:
+def channel(
+    host: str,
+    port: int,
+    credentials: Credentials,
+    server_name: str = CONTROLLER_HOST,
+    *,
+    answer_bytes: int = MAX_MESSAGE_BYTES,
+) -> grpc.aio.Channel:
     """A channel with mTLS. The server must have a certificate for `server_name`, whatever its address is."""
     return _secure(
         host,
         port,
         server_name,
         grpc.ssl_channel_credentials(credentials.ca_pem, credentials.key_pem, credentials.certificate_pem),
+        answer_bytes,
     )
 
 
@@ -157,8 +166,8 @@ def stranger_channel(host: str, port: int, ca_pem: bytes, server_name: str = CON
 
 
 def unix_channel(path: Path) -> grpc.aio.Channel:
-    """A channel to a Unix socket."""
-    return grpc.aio.insecure_channel(f"unix:{path}", options=_client_options("localhost"))
+    """A channel to the controller's Unix socket, for its users."""
+    return grpc.aio.insecure_channel(f"unix:{path}", options=_client_options("localhost", MAX_ANSWER_BYTES))
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -169,17 +178,25 @@ def split_address(address: str) -> tuple[str, int]:
     raise InvalidInput(f"{address!r} is not an address: write host:port")
 
 
-def _secure(host: str, port: int, server_name: str, credentials: grpc.ChannelCredentials) -> grpc.aio.Channel:
+def _secure(
+    host: str,
+    port: int,
+    server_name: str,
+    credentials: grpc.ChannelCredentials,
+    answer_bytes: int = MAX_MESSAGE_BYTES,
+) -> grpc.aio.Channel:
     address = _join(host, port)
     with contextlib.suppress(ValueError):
         address = f"ipv{ipaddress.ip_address(host).version}:{address}"  # no resolver for what needs none
-    options = [("grpc.ssl_target_name_override", server_name), *_client_options(server_name)]
+    options = [("grpc.ssl_target_name_override", server_name), *_client_options(server_name, answer_bytes)]
     return grpc.aio.secure_channel(address, credentials, options=options)
 
 
-def _client_options(authority: str) -> _Options:
+def _client_options(authority: str, answer_bytes: int) -> _Options:
     return [
         *_BOTH,
+        ("grpc.max_receive_message_length", answer_bytes),
+        ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
         ("grpc.initial_reconnect_backoff_ms", RECONNECT_MS[0]),
         ("grpc.min_reconnect_backoff_ms", CONNECT_TIMEOUT_MS),
         ("grpc.max_reconnect_backoff_ms", RECONNECT_MS[1]),

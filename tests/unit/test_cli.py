@@ -352,3 +352,17 @@ def test_quiet_leaves_errors_and_results(world: World, capsys: Capture) -> None:
     assert world.podwire("--quiet", "get", "pods") == 0
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", "")
+
+
+@pytest.mark.parametrize("group", ["node", "test"])
+def test_a_group_without_its_verb_shows_its_help(world: World, capsys: Capture, group: str) -> None:
+    """The help, as it is, and the exit code of wrong usage."""
+    assert world.podwire(group) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith(f"Usage: podwire {group}")
+
+
+def test_an_empty_image_is_refused(world: World, capsys: Capture) -> None:
+    assert world.podwire("run", "x", "--image", "") == 2
+    assert "--image: the name of an image is empty" in capsys.readouterr().err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -117,3 +118,28 @@ def test_yaml_keeps_what_is_written(value: object) -> None:
 def test_any_text_is_read_or_refused(text: str) -> None:
     with suppress(InvalidInput):
         parse_manifests(text, "f")
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("[" * 100_000, "more than 100 levels deep"),
+        ("- " * 100_000, "more than 100 levels deep"),
+        ("{a: " * 5_000, "more than 100 levels deep"),
+        (
+            "a: &a [x]\n" + "\n".join(f"{b}: &{b} [" + ",".join([f"*{a}"] * 9) + "]" for a, b in pairwise("abcdefghi")),
+            "larger than",
+        ),
+    ],
+    ids=["lists", "dashes", "mappings", "aliases of aliases"],
+)
+def test_a_document_without_end_is_refused(text: str, fault: str) -> None:
+    """The first three ended the program with a segmentation fault, the last with all of the memory."""
+    with pytest.raises(InvalidInput, match=rf"bad.yaml:\d+: a document is {fault}"):
+        parse_manifests(text, "bad.yaml")
+
+
+def test_aliases_within_reason_are_fine() -> None:
+    text = "apiVersion: v1\nkind: Pod\nmetadata: {name: a, labels: &l {app: a}}\nspec: {selector: *l}\n"
+    (manifest,) = parse_manifests(text, "good.yaml")
+    assert manifest.document["spec"] == {"selector": {"app": "a"}}
