@@ -85,6 +85,13 @@ static void run_from_memory(char **argv) {
     if (copy >= 0) close(copy);
 }
 
+/* A container's first process is a copy of this one, and whoever is root there can read /proc/1/environ: the environment of whoever
+ * started the cluster, with what secrets it may hold, must not be in it. */
+static void forget_environment(void) {
+    for (char **variable = environ; *variable; variable++) explicit_bzero(*variable, strlen(*variable));
+    clearenv();
+}
+
 int main(int argc, char **argv) {
     if (argc < 2) return usage();
     bool serving = argc == 4 && strcmp(argv[1], "serve") == 0 && strcmp(argv[2], "--socket") == 0;
@@ -97,6 +104,7 @@ int main(int argc, char **argv) {
     char *socket_path = serving ? strdup(argv[3]) : NULL;
     title = argv[0]; /* the kernel lays the arguments out one after the other */
     title_size = (size_t)(argv[argc - 1] + strlen(argv[argc - 1]) - argv[0]);
+    forget_environment();
     if (serving) return socket_path ? serve(socket_path) : 1;
 
     sigset_t blocked;

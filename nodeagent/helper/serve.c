@@ -181,6 +181,7 @@ static void serve_connection(int connection) {
         keep = send_text(connection, -1, "error %d request of more than %d bytes\n", E2BIG, MAX_REQUEST);
     else if (keep && request.at)
         keep = answer(connection, &request);
+    if (request.at) explicit_bzero(buffer, (size_t)(request.end - buffer)); /* the next job's memory is a copy of ours */
     for (int index = 0; index < 3; index++)
         if (request.fds[index] >= 0) close(request.fds[index]);
     if (!keep) drop(connection);

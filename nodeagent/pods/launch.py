@@ -94,7 +94,8 @@ class NodePrograms:
     def here(cls) -> NodePrograms:
         """Those of the running interpreter, wherever its virtual environment lies."""
         packages = Path(__file__).resolve().parents[2]
-        places = [sys.prefix, sys.base_prefix, str(packages)]
+        ours = [str(packages / name) for name in ("podwire", "nodeagent")]  # not what else lies in a checkout
+        places = [sys.prefix, sys.base_prefix, *ours]
         return cls(sys.executable or "python3", str(packages), needed_binds([*places, *map(_real, places)]))
 
     @property

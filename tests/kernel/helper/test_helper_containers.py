@@ -83,6 +83,25 @@ async def test_secrets_of_the_node_are_not_shown(node: Node) -> None:
     assert text.split()[0] == text.split()[-2] == "0"
 
 
+async def test_the_environment_of_whoever_started_the_cluster_is_not_shown(tmp_path: Path, helper_binary: Path) -> None:
+    """`cat /proc/1/environ` in a pod once listed it, with every token that a shell or a build server keeps there."""
+    node = Node(tmp_path, helper_binary)
+    node.serve("env", "MY_TOKEN=hunter2")
+    try:
+        first = node.container(node.sandbox(), "sh", "-c", "true", more={"env": (("OTHERS", "hunter3"),)})
+        await ran(node, first)
+        script = "tr '\\0' '\\n' < /proc/1/environ"
+        memory = "import re; maps = open('/proc/1/maps').read(); mem = open('/proc/1/mem', 'rb')\n"
+        memory += "for low, high in re.findall(r'^(\\w+)-(\\w+) rw', maps, re.M):\n"
+        memory += "    mem.seek(int(low, 16)); print('seen', b'hunt' b'er3' in mem.read(int(high, 16) - int(low, 16)))"
+        _, text = await ran(node, node.container(node.sandbox(), "sh", "-c", f'{script}; python3 -c "{memory}"'))
+        assert "hunter2" not in text
+        assert "seen False" in text
+        assert "seen True" not in text
+    finally:
+        node.end()
+
+
 @pytest.mark.skipif(KERNEL < (6, 14), reason="the kernel counts processes for the whole machine only")
 async def test_a_fork_bomb_ends_at_a_number(node: Node) -> None:
     """It once took the machine: nothing but the kernel's own limit stood in its way. Here 2,048 processes are all it gets."""
