@@ -88,7 +88,9 @@ async def test_the_environment_of_whoever_started_the_cluster_is_not_shown(tmp_p
     node = Node(tmp_path, helper_binary)
     node.serve("env", "MY_TOKEN=hunter2")
     try:
-        first = node.container(node.sandbox(), "sh", "-c", "true", more={"env": (("OTHERS", "hunter3"),)})
+        first = node.container(
+            node.sandbox(), "sh", "-c", "true", more={"env": (("PADDING", "x" * 50_000), ("OTHERS", "hunter3"))}
+        )
         await ran(node, first)
         script = "tr '\\0' '\\n' < /proc/1/environ"
         memory = "import re; maps = open('/proc/1/maps').read(); mem = open('/proc/1/mem', 'rb')\n"
