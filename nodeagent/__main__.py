@@ -49,6 +49,7 @@ from podwire.telemetry import logger, setup
 log = logger(__name__)
 
 STOP_WITHIN_S = 1.0
+HINT_EVERY_S = 0.1
 FIRST_TURN_S = 5.0  # how long a controller waits for an agent whose kernel does not answer
 RESOLV_CONF = Path("/etc/resolv.conf")
 
@@ -98,6 +99,7 @@ class Node:
         self.clock = clock
         self.rng = rng
         boot_id = facts.boot_id()
+        self._listen: asyncio.TimerHandle | None = None
         self.lanes = Lanes()
         self.kernel = LinuxKernel()
         spawner = Spawner(settings.run_dir / "helper.sock", settings.run_dir, clock=clock)
@@ -202,6 +204,8 @@ class Node:
                 await stop.wait()
         finally:
             await server.stop(STOP_WITHIN_S)
+            if self._listen is not None:
+                self._listen.cancel()
             asyncio.get_running_loop().remove_reader(hints.fileno())
             hints.close()
             await self.lives.close()
@@ -221,9 +225,14 @@ class Node:
         await self.agent.run()
 
     def _hinted(self, hints: Notifications) -> None:
-        """The kernel says that somebody else changed something; what, the next reading tells."""
+        """The kernel says that somebody else changed something; what, the next reading tells. Of a burst, which our own work is for
+        the most part, one hint is enough: the descriptor is left alone for a moment.
+        """
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(hints.fileno())
         if hints.drain():
             self.agent.look()
+        self._listen = loop.call_later(HINT_EVERY_S, loop.add_reader, hints.fileno(), self._hinted, hints)
 
     async def _say_ready(self) -> None:
         """Makes the ready file once a whole plan has been applied."""

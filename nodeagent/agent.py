@@ -99,7 +99,7 @@ class NodeAgent:
         self._sandboxes = sandboxes
         self._lives = lives
         self._threads = threads
-        self._applier = Applier(kernel, sandboxes, threads)
+        self._applier = Applier(kernel, sandboxes, threads, self._start)
         self._assembler = assembler
         self._slots = slots
         self._journal = journal
@@ -215,7 +215,7 @@ class NodeAgent:
         self.drift.mended(drifted, failed=applied.failed)
         if not applied.failed:
             self.drift.right(view.network, self._reading.wired if self._reading else ())
-        self._start_containers(desired)
+        self._start_containers()
         self._finish_departures()
         self._settle(desired, applied, operations)
         if operations:
@@ -346,16 +346,21 @@ class NodeAgent:
         elif any(not isinstance(op, MakeSandbox | AdoptSandbox | WirePod) for op in operations):
             self._look_by = now  # the node itself changed: read back at once
 
-    def _start_containers(self, desired: Desired) -> None:
+    def _start_containers(self) -> None:
         reading = self._reading
         assert reading is not None  # noqa: S101 - reconcile reads first
         by_uid = {
             self._slots.owners.get(slot, ""): sandbox for slot, sandbox in reading.sandboxes.items() if sandbox.pid
         }
         for uid in reading.wired:
-            pod = desired.pods.get(uid)
-            if pod is not None and not pod.terminating and uid in by_uid:
-                self._lives.ensure(pod, by_uid[uid])
+            if uid in by_uid:
+                self._start(uid, by_uid[uid])
+
+    def _start(self, uid: str, sandbox: Sandbox) -> None:
+        """A pod's network is up: its containers may run. Repeating it is free."""
+        pod = self._assembler.desired.pods.get(uid)
+        if pod is not None and not pod.terminating:
+            self._lives.ensure(pod, sandbox)
 
     def _settle(self, desired: Desired, applied: Applied, operations: Sequence[Operation]) -> None:
         errors = {uid: error.message for uid, error in applied.pod_errors.items()}

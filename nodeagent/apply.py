@@ -1,8 +1,9 @@
 """The one place that acts: operations → kernel calls.
 
-In: operations in `diff`'s order. Out: an `Applied` that says what was made, what failed and why, per pod. One pod's failure leaves the
-others alone; nothing is retried here, because the next reading decides anew. Sandboxes are made on one thread while the batch before
-is wired on another, which is what keeps both cores of a small machine at work.
+In: operations in `diff`'s order. Out: an `Applied` that says what was made, what failed and why, per pod, and a call of `on_wired` for
+each pod the moment its network is up. One pod's failure leaves the others alone; nothing is retried here, because the next reading
+decides anew. Sandboxes are made on one thread while the batch before is wired on another and the containers of the one before that
+start, which is what keeps both cores of a small machine at work.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from podwire.seams import failpoint
 P = ParamSpec("P")
 T = TypeVar("T")
 
-BATCH = 64  # sandboxes per round: enough to spread a transaction's cost, few enough that the first pods are up early
+BATCH = 16  # sandboxes per round: enough to spread a transaction's cost, few enough that all lanes are soon at work
 
 
 class Threads(Protocol):
@@ -66,10 +67,13 @@ class Applied:
 class Applier:
     """Runs operations against one node's kernel."""
 
-    def __init__(self, kernel: Kernel, sandboxes: Sandboxes, threads: Threads) -> None:
+    def __init__(
+        self, kernel: Kernel, sandboxes: Sandboxes, threads: Threads, on_wired: Callable[[str, Sandbox], None]
+    ) -> None:
         self._kernel = kernel
         self._sandboxes = sandboxes
         self._threads = threads
+        self._on_wired = on_wired
 
     async def apply(self, operations: Sequence[Operation]) -> Applied:
         """Carries the operations out in order; operations of one kind that stand together go as one batch."""
@@ -168,9 +172,10 @@ class Applier:
             self._kernel.wire, [op.link for op, _ in ready], [sandbox for _, sandbox in ready]
         )
         failpoint("apply.pods_wired")
-        for (op, _), result in zip(ready, results, strict=True):
+        for (op, sandbox), result in zip(ready, results, strict=True):
             if result is None:
                 applied.wired.add(op.link.uid)
+                self._on_wired(op.link.uid, sandbox)
             else:
                 applied.pod_errors[op.link.uid] = result.error
 

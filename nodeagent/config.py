@@ -9,7 +9,7 @@ from pathlib import Path
 
 AGENT_PORT = 7445  # NodeAgentService, on the underlay address
 RESYNC_S = 5.0  # the kernel is read whole at least this often: drift is mended within two of these
-LOOK_AGAIN_S = 0.25  # after a hint of drift, a reading is at most this late
+LOOK_AGAIN_S = 0.5  # after a hint of drift, a reading is at most this late
 ENDS_EVERY_S = 5.0  # and the insides of sandboxes at least this often
 RETRY_S = 0.1  # first retry after a failure; doubles up to RESYNC_S
 WARM_SANDBOXES = 8  # made ahead while idle
