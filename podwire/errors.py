@@ -8,6 +8,7 @@ PodwireError
 ├── Exhausted           a pool, a limit or a disk is full
 ├── Expired             the revision asked for is compacted away: list again
 ├── Unavailable         the other side cannot be reached: retry later
+│   └── Unreachable     the cluster itself does not run, or does not answer
 ├── Unauthenticated     who are you?
 ├── PermissionDenied    you may not
 ├── Unsupported         this machine or this version cannot do it; the message says what is missing
@@ -58,6 +59,10 @@ class Expired(PodwireError):
 
 class Unavailable(PodwireError):
     """The other side cannot be reached now."""
+
+
+class Unreachable(Unavailable):
+    """The cluster itself does not run, or does not answer: the command line's exit code 3."""
 
 
 class Unauthenticated(PodwireError):

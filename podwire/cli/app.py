@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from podwire.cli.render import Renderer
-from podwire.errors import InvalidInput, NotFound, Unavailable
+from podwire.errors import InvalidInput, NotFound, Unavailable, Unreachable
 
 if TYPE_CHECKING:
     from podwire.client import ControlClient
@@ -29,10 +29,6 @@ DEFAULT_NAMESPACE = "default"
 ASK_AGAIN_S = 3.0
 
 Connector = Callable[[str], AbstractAsyncContextManager["ControlClient"]]
-
-
-class Unreachable(Unavailable):
-    """The cluster itself does not answer: exit code 3."""
 
 
 class App:

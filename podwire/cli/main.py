@@ -14,8 +14,8 @@ from typing import Any
 
 import click
 
-from podwire.cli.app import DEFAULT_CLUSTER, App, Unreachable
-from podwire.errors import PodwireError
+from podwire.cli.app import DEFAULT_CLUSTER, App
+from podwire.errors import PodwireError, Unreachable
 
 VERBS: dict[str, str] = {
     "up": "up",

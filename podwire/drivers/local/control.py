@@ -63,8 +63,9 @@ def call(path: Path, verb: str, node: str = "") -> Any:
             connection.sendall(encode({"verb": verb, "node": node}))
             line = connection.makefile("rb").readline(LINE_LIMIT)
         except OSError as error:
-            raise errors.Unavailable(
-                f"the cluster's supervisor does not answer at {path} ({error.strerror})"
+            raise errors.Unreachable(
+                f"the cluster's supervisor does not answer at {path} ({error.strerror})",
+                hint="start it with: podwire up",
             ) from error
     return result(line)
 
