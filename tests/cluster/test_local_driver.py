@@ -229,6 +229,7 @@ def test_nothing_outlives_a_killed_supervisor_and_up_brings_it_back(local: Local
     os.kill(local.supervisor, signal.SIGKILL)
     eventually(lambda: not alive(everything), "processes outlive their supervisor")
     local.run("get", "pods", code=3)
+    local.run("node", "add", "late", code=3)
     local.run("up")
     local.run("wait", "pods", "--all", "--for=condition=Ready", "--timeout=15s")
     assert {pod["metadata"]["name"]: pod["status"]["podIP"] for pod in local.json("get", "pods")["items"]} == pods
