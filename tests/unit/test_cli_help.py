@@ -19,7 +19,9 @@ WIDTH = 100
 
 def pages(command: click.Command, parent: click.Context | None, name: str) -> Iterator[str]:
     """A command's page and those of its subcommands."""
-    context = click.Context(command, parent=parent, info_name=name, terminal_width=WIDTH, max_content_width=WIDTH)
+    # With the command's own settings, as when it is run: click keeps the help option of the first context that asks for it.
+    settings = {**command.context_settings, "terminal_width": WIDTH, "max_content_width": WIDTH}
+    context = click.Context(command, parent=parent, info_name=name, **settings)
     yield f"$ {context.command_path} --help\n{command.get_help(context)}\n"
     if isinstance(command, click.Group):
         for each in command.list_commands(context):
