@@ -10,7 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from podwire.seams import SystemClock
+
 WITHIN_S = 120.0
+SAID_WITHIN_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -40,3 +43,14 @@ class CommandLine:
     def json(self, *argv: str, code: int = 0) -> Any:
         """What it prints with `-o json`."""
         return json.loads(self.run(*argv, "-o", "json", code=code).stdout)
+
+    def says(self, *argv: str, words: tuple[str, ...]) -> str:
+        """What a command prints once it holds all these words: events are written within half a second, not at once."""
+        clock = SystemClock()
+        deadline = clock.monotonic() + SAID_WITHIN_S
+        said = self.run(*argv).stdout
+        while not all(word in said for word in words):
+            assert clock.monotonic() < deadline, f"not within {SAID_WITHIN_S:.0f} s: {words} in {said}"
+            clock.pause(0.05)
+            said = self.run(*argv).stdout
+        return said
