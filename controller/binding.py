@@ -20,9 +20,9 @@ from controller.placement import Candidate, Unplaced, place
 from controller.snapshot import Pod, Snapshot, Touched
 from controller.status import rfc3339, unscheduled
 from controller.store.base import Precondition, Unchanged, Write
-from controller.waiting import event_within
 from podwire.errors import Conflict, Exhausted, NotFound
 from podwire.seams import Clock, failpoint
+from podwire.waiting import event_within
 
 Doc = dict[str, Any]
 IDLE_S = 3600.0  # nothing rests: only a change can help

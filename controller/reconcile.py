@@ -22,12 +22,12 @@ from controller.recovery import Recovery
 from controller.reporting import Reporting
 from controller.sessions import Hub, Refuse
 from controller.snapshot import Snapshot, Touched
-from controller.waiting import event_within
 from podwire.aio import Backoff, Supervisor
 from podwire.api.v1 import node_sync_pb2 as sync
 from podwire.api.v1 import state_pb2 as state
 from podwire.errors import AlreadyExists
 from podwire.seams import Clock, Rng
+from podwire.waiting import event_within
 
 BACKOFF = Backoff(first_s=0.2, longest_s=5.0)
 GARBAGE_QUIET_S = 0.2  # one look at everything for many deletions

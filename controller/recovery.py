@@ -22,11 +22,11 @@ from controller.objects.keys import object_key
 from controller.objects.registry import Registry
 from controller.snapshot import Snapshot
 from controller.store.base import Absent, Put, Store
-from controller.waiting import event_within
 from podwire.api.v1 import node_sync_pb2 as sync
 from podwire.api.v1 import state_pb2 as state
 from podwire.errors import AlreadyExists, Conflict
 from podwire.seams import Clock, failpoint
+from podwire.waiting import event_within
 
 log = structlog.get_logger(__name__)
 

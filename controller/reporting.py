@@ -17,10 +17,10 @@ from controller.ipam import ADDRESSES, Operations, release
 from controller.objects.registry import Registry
 from controller.snapshot import Pod, Snapshot
 from controller.status import pod_status, rfc3339, silenced
-from controller.waiting import event_within
 from podwire.api.v1 import state_pb2 as state
 from podwire.errors import Conflict, Exhausted, NotFound
 from podwire.seams import Clock, failpoint
+from podwire.waiting import event_within
 
 log = structlog.get_logger(__name__)
 

@@ -22,11 +22,11 @@ import structlog
 from controller.config import SyncSettings
 from controller.plan import NodePlan, Planner, compile_cluster
 from controller.snapshot import Snapshot, Touched
-from controller.waiting import event_within, within
 from podwire.api.v1 import node_sync_pb2 as sync
 from podwire.api.v1 import state_pb2 as state
 from podwire.errors import Conflict, InvalidInput, Unavailable
 from podwire.seams import Clock, failpoint
+from podwire.waiting import event_within, within
 
 log = structlog.get_logger(__name__)
 

@@ -38,6 +38,7 @@ from podwire.api.v1 import state_pb2 as state
 from podwire.errors import KernelError
 from podwire.seams import Clock, failpoint
 from podwire.telemetry import logger
+from podwire.waiting import event_within
 
 log = logger(__name__)
 
@@ -175,19 +176,9 @@ class NodeAgent:
                     log.warning("reading_failed", reason=error.message)
                     pause = self._back_off()
                 self.turned.set()
-                await self._wait(pause)
+                await event_within(self._clock, pause, self._wake)
         finally:
             await self._departures.close()
-
-    async def _wait(self, pause: float) -> None:
-        woken = asyncio.ensure_future(self._wake.wait())
-        timer = asyncio.ensure_future(self._clock.sleep(pause))
-        try:
-            await asyncio.wait((woken, timer), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in (woken, timer):
-                task.cancel()
-            await asyncio.gather(woken, timer, return_exceptions=True)
 
     async def reconcile(self) -> float:
         """One turn. Returns the seconds until the next is due even if nobody wakes the loop."""
@@ -195,15 +186,16 @@ class NodeAgent:
         if not desired.known:
             return RESYNC_S
         now = self._clock.monotonic()
+        reading = self._reading
         was_read = (
-            self._reading is None
+            reading is None
             or now >= self._look_by
-            or self._planned.network(desired, self._reading.underlay) != self._reading.network
+            or self._planned.network(desired, reading.underlay) != reading.network
         )
-        if was_read:
-            await self._read(desired)
+        if reading is None or was_read:
+            reading = await self._read(desired)
         self._departures.order(self._graces(desired))
-        view = self._view(desired)
+        view = self._view(desired, reading)
         operations = diff(view)
         if self._intents:
             self._journal.append(self._intents)  # intent before effect: a batch, one sync
@@ -211,18 +203,18 @@ class NodeAgent:
             failpoint("agent.intent_durable")
         drifted = self.drift.found(operations, view.network, view.observed, self._pod_name) if was_read else []
         applied = await self._applier.apply(operations) if operations else Applied()
-        self._remember(view, operations, applied)
+        self._remember(reading, view, operations, applied)
         self.drift.mended(drifted, failed=applied.failed)
         if not applied.failed:
-            self.drift.right(view.network, self._reading.wired if self._reading else ())
-        self._start_containers()
-        self._finish_departures()
+            self.drift.right(view.network, reading.wired)
+        self._start_containers(reading)
+        self._finish_departures(reading)
         self._settle(desired, applied, operations)
         if operations:
             self._acted_at = now
         idle_at = self._acted_at + WARM_AFTER_S
         if now >= idle_at:
-            await self._make_warm()
+            await self._make_warm(reading)
             idle_at = float("inf")
         if applied.failed:
             self._look_by = self._clock.monotonic()
@@ -235,7 +227,7 @@ class NodeAgent:
         self._retry_s = min(self._retry_s * 2, RESYNC_S)
         return pause
 
-    async def _read(self, desired: Desired) -> None:
+    async def _read(self, desired: Desired) -> Reading:
         wiring, making = self._threads.wiring, self._threads.making
         now = self._clock.monotonic()
         self._look_by = now + RESYNC_S  # set first: a hint that comes while we read asks for another reading
@@ -256,14 +248,13 @@ class NodeAgent:
             results = await wiring(self._kernel.observe_ends, alive)
             ends = {end.slot: end for end in results if not isinstance(end, Failure)}
             ends_at = now
-        self._reading = Reading(underlay, network, observed, sandboxes, ends, now, ends_at)
+        reading = self._reading = Reading(underlay, network, observed, sandboxes, ends, now, ends_at)
         if news:
             self._tell(())  # once the reading, which the report is made from, is there
         self._cleaning = {slot: since for slot, since in self._cleaning.items() if now - since < CLEANING_S}
+        return reading
 
-    def _view(self, desired: Desired) -> View:
-        reading = self._reading
-        assert reading is not None  # noqa: S101 - reconcile reads first
+    def _view(self, desired: Desired, reading: Reading) -> View:
         network = reading.network
         sandboxes = tuple(reading.sandboxes.values())
         slots, fresh = self._slots.of((uid for uid in desired.pods if self._is_wanted(uid, desired)), sandboxes)
@@ -301,9 +292,7 @@ class NodeAgent:
             graces |= dict.fromkeys(here - set(desired.pods), 0.0)
         return graces | {uid: float(pod.termination_grace_s) for uid, pod in desired.pods.items() if pod.terminating}
 
-    def _finish_departures(self) -> None:
-        reading = self._reading
-        assert reading is not None  # noqa: S101 - reconcile reads first
+    def _finish_departures(self, reading: Reading) -> None:
         held = {self._slots.owners.get(slot, "") for slot in reading.sandboxes} | {
             link.uid for link in reading.observed.pods
         }
@@ -321,10 +310,8 @@ class NodeAgent:
 
     # --- coming and staying ----------------------------------------------------------------------------------------------------------
 
-    def _remember(self, view: View, operations: Sequence[Operation], applied: Applied) -> None:
+    def _remember(self, reading: Reading, view: View, operations: Sequence[Operation], applied: Applied) -> None:
         """Brings the last reading up to date with what was done, so that the next turn needs no new one."""
-        reading = self._reading
-        assert reading is not None  # noqa: S101 - reconcile reads first
         for sandbox in applied.made.values():
             reading.sandboxes[sandbox.slot] = sandbox
             reading.ends.pop(sandbox.slot, None)
@@ -346,9 +333,7 @@ class NodeAgent:
         elif any(not isinstance(op, MakeSandbox | AdoptSandbox | WirePod) for op in operations):
             self._look_by = now  # the node itself changed: read back at once
 
-    def _start_containers(self) -> None:
-        reading = self._reading
-        assert reading is not None  # noqa: S101 - reconcile reads first
+    def _start_containers(self, reading: Reading) -> None:
         by_uid = {
             self._slots.owners.get(slot, ""): sandbox for slot, sandbox in reading.sandboxes.items() if sandbox.pid
         }
@@ -378,9 +363,7 @@ class NodeAgent:
             for sink in self.on_report:
                 sink.note_applied(desired.epoch, desired.revision, error)
 
-    async def _make_warm(self) -> None:
-        reading = self._reading
-        assert reading is not None  # noqa: S101 - reconcile reads first
+    async def _make_warm(self, reading: Reading) -> None:
         have = sum(1 for slot, uid in self._slots.owners.items() if not uid and slot in reading.sandboxes)
         if have >= self._warm_wanted:
             return

@@ -21,6 +21,7 @@ from podwire.api.v1 import state_pb2 as state
 from podwire.errors import Conflict, Exhausted, PodwireError, Unavailable
 from podwire.seams import Clock, Rng, failpoint
 from podwire.telemetry import logger
+from podwire.waiting import within
 
 log = logger(__name__)
 
@@ -122,7 +123,9 @@ class Synchroniser:
     async def _receive(self, transport: SyncTransport) -> None:
         heartbeat_s = DEFAULT_HEARTBEAT_S
         while True:
-            message = await self._heard_within(transport, heartbeat_s * SILENCE_FACTOR)
+            message = await within(
+                self._clock, heartbeat_s * SILENCE_FACTOR, transport.receive(), "nothing was heard from the controller"
+            )
             if message is None:
                 return
             self.connected = True
@@ -144,19 +147,6 @@ class Synchroniser:
                 failpoint("sync.desired_durable")
             if self._assembler.desired is not before:
                 self._on_desired(self._assembler.desired)
-
-    async def _heard_within(self, transport: SyncTransport, limit_s: float) -> sync.SyncResponse | None:
-        receiving = asyncio.ensure_future(transport.receive())
-        silence = asyncio.ensure_future(self._clock.sleep(limit_s))
-        try:
-            await asyncio.wait((receiving, silence), return_when=asyncio.FIRST_COMPLETED)
-            if not receiving.done():
-                raise Unavailable(f"nothing was heard from the controller for {limit_s:.0f} s")
-            return receiving.result()
-        finally:
-            for task in (receiving, silence):
-                task.cancel()
-            await asyncio.gather(receiving, silence, return_exceptions=True)
 
     async def _send(self, transport: SyncTransport) -> None:
         while True:

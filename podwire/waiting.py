@@ -12,13 +12,13 @@ from podwire.seams import Clock
 T = TypeVar("T")
 
 
-async def within(clock: Clock, seconds: float, what: Coroutine[Any, Any, T]) -> T:
-    """The result, if it comes in time; raises Unavailable when it does not."""
+async def within(clock: Clock, seconds: float, what: Coroutine[Any, Any, T], silence: str = "nothing came") -> T:
+    """The result, if it comes in time; raises Unavailable, which says what was missed, when it does not."""
     task, limit = asyncio.ensure_future(what), asyncio.ensure_future(clock.sleep(seconds))
     try:
         await asyncio.wait((task, limit), return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            raise Unavailable(f"nothing came within {seconds:.0f} s")
+            raise Unavailable(f"{silence} within {seconds:.0f} s")
         return task.result()
     finally:
         for each in (task, limit):
